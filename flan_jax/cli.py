@@ -1,0 +1,150 @@
+"""The `flan` command: parses, checks and calls one function. `flan COMMAND --help` says what each takes."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from flan_jax import errors
+
+DEFAULT_MODULE = "flan_jax.tasks.catalogue"
+
+
+def _train(argv: Sequence[str]) -> int:
+    from flan_jax import train
+
+    return train.main(list(argv))
+
+
+def _eval(argv: Sequence[str]) -> int:
+    from flan_jax import eval as eval_lib
+
+    return eval_lib.main(list(argv))
+
+
+def _check(argv: Sequence[str]) -> int:
+    from flan_jax import launch
+
+    root = "train_script.train"
+    if "--eval" in argv:
+        root, argv = "eval_script.evaluate", [flag for flag in argv if flag != "--eval"]
+    about = "Checks a configuration and stops; --eval checks it as one for `flan eval`."
+    return launch.run(root, "flan check", about, argv, check_only=True)
+
+
+def _data(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="flan data", description="Prepares data.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    imports = commands.add_parser("import", help="JSON lines -> prepared TFDS directories")
+    imports.add_argument("source", help="folder of <key>/<split>.jsonl[.gz], perhaps with MANIFEST.json")
+    imports.add_argument("--data_dir", help="where prepared datasets go; $TFDS_DATA_DIR or ~/tensorflow_datasets if not given")
+    imports.add_argument("--keys", help="comma-separated keys to import; all if not given")
+    imports.add_argument("--overwrite", action="store_true", help="replace directories that flan did not write")
+    given = parser.parse_args(argv)
+    from flan_jax.data import commands as data_commands
+
+    keys = given.keys.split(",") if given.keys else None
+    return data_commands.import_data(given.source, given.data_dir, keys, given.overwrite)
+
+
+def _preview(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="flan preview", description="Shows examples of a task or mixture as the model will see them."
+    )
+    _add_mixture_flags(parser)
+    parser.add_argument("--split", default="train", choices=("train", "validation", "test"))
+    parser.add_argument("--n", type=int, default=2, help="how many rows")
+    parser.add_argument("--pack", action="store_true", help="pack several examples into a row")
+    given = parser.parse_args(argv)
+    from flan_jax.data import preview
+
+    preview.show(
+        given.name,
+        module=given.module,
+        data_dir=given.tfds_data_dir,
+        vocabulary_file=given.vocabulary,
+        lengths={"inputs": given.inputs, "targets": given.targets},
+        split=given.split,
+        count=given.n,
+        seed=given.seed,
+        pack=given.pack,
+    )
+    return 0
+
+
+def _mixture(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="flan mixture",
+        description="Shows each task's rows, cap and rate, and what a run of so many steps would read of it.",
+    )
+    _add_mixture_flags(parser)
+    parser.add_argument("--steps", type=int, default=1000, help="updates of the run")
+    parser.add_argument("--batch", type=int, default=128, help="rows a batch")
+    parser.add_argument("--no_pack", action="store_true", help="one example a row")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    given = parser.parse_args(argv)
+    from flan_jax.data import mixture_table
+
+    mixture_table.show(
+        given.name,
+        module=given.module,
+        data_dir=given.tfds_data_dir,
+        vocabulary_file=given.vocabulary,
+        lengths={"inputs": given.inputs, "targets": given.targets},
+        steps=given.steps,
+        batch_size=given.batch,
+        seed=given.seed,
+        pack=not given.no_pack,
+        as_json=given.json,
+    )
+    return 0
+
+
+def _check_templates(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="flan check-templates", description="Lints template files against their datasets and a vocabulary."
+    )
+    parser.add_argument("--module", default=DEFAULT_MODULE, help="module that defines SPECS")
+    parser.add_argument("--vocabulary", help="SentencePiece file; the embedded one if not given")
+    given = parser.parse_args(argv)
+    from flan_jax.data import template_lint
+
+    return template_lint.main(given.module, given.vocabulary)
+
+
+def _add_mixture_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="a task or mixture, such as rte_10templates or flan_minus_nli_10templates")
+    parser.add_argument("--module", default=DEFAULT_MODULE, help="module that defines SPECS, or registers seqio tasks")
+    parser.add_argument("--tfds_data_dir", help="directory of prepared TFDS datasets, or the word 'sample'")
+    parser.add_argument("--vocabulary", help="SentencePiece file, local or gs://; the embedded one if not given")
+    parser.add_argument("--inputs", type=int, default=512, help="tokens of a row's inputs")
+    parser.add_argument("--targets", type=int, default=128, help="tokens of a row's targets")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
+    "train": (_train, "train a model from a gin configuration"),
+    "eval": (_eval, "evaluate a checkpoint on held-out tasks"),
+    "check": (_check, "check a gin configuration without running it"),
+    "data": (_data, "import JSON lines as TFDS datasets"),
+    "preview": (_preview, "show examples as the model sees them"),
+    "mixture": (_mixture, "show what a mixture is made of"),
+    "check-templates": (_check_templates, "lint template files"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code. A user's mistake ends with one message and code 1."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        listed = "\n".join(f"  {name:16}{about}" for name, (_, about) in COMMANDS.items())
+        print(f"usage: flan COMMAND [flags]\n\ncommands:\n{listed}\n\n`flan COMMAND --help` says more.")
+        return 0 if argv else 2
+    with errors.reported():
+        if argv[0] not in COMMANDS:
+            raise errors.unknown("command", argv[0], COMMANDS)
+        return COMMANDS[argv[0]][0](argv[1:])
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

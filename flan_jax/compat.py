@@ -1,0 +1,45 @@
+"""Every difference between the JAX lines that flan_jax supports: 0.10 (Python 3.11) and 0.12 (Python 3.12 and later).
+
+Nothing else in the library asks which JAX is installed.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def make_mesh(devices: np.ndarray, axis_names: Sequence[str]) -> jax.sharding.Mesh:
+    """Builds a mesh whose axes are partitioned by the compiler (GSPMD).
+
+    `jax.make_mesh` makes Explicit axes since 0.9, under which every operation must name its output sharding; `Auto` is
+    asked for by name.
+
+    Args:
+      devices: array of devices, one dimension per axis.
+      axis_names: one name per dimension.
+    """
+    types = (jax.sharding.AxisType.Auto,) * len(axis_names)
+    return jax.sharding.Mesh(devices, tuple(axis_names), axis_types=types)
+
+
+def use_mesh(mesh: jax.sharding.Mesh) -> Any:
+    """Returns a context manager under which `mesh` is in scope; it is part of jit's cache key."""
+    return jax.set_mesh(mesh)
+
+
+def automatic_mesh_axes() -> dict[str, int]:
+    """Returns the sizes of the axes of the mesh in scope that the compiler partitions.
+
+    Axes under `jax.shard_map` are excluded (an array is already local to them). Without a mesh the result is empty.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return {}
+    auto = jax.sharding.AxisType.Auto
+    return {
+        name: size
+        for name, size, kind in zip(mesh.axis_names, mesh.axis_sizes, mesh.axis_types, strict=True)
+        if kind == auto
+    }

@@ -1,0 +1,211 @@
+"""Mixtures: which tasks, at which rates, and what is held out.
+
+A mixture is examples-proportional with a limit: task n is drawn with probability min(e_n, 3000) / sum_m min(e_m, 3000),
+e_n being its training rows after the cap of 30,000 (FLAN 2021 section 2.1). Row counts come from the metadata of the
+prepared datasets, never from a cache.
+"""
+
+import dataclasses
+import importlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from flan_jax import errors
+from flan_jax.data import quiet, seqio_tasks, spec, streams
+
+RATE_MAXIMUM = 3_000  # "mixing rate maximum of 3k", FLAN 2021 section 2.1
+
+
+@dataclasses.dataclass(frozen=True)
+class MixtureSpec:
+    """A mixture as data.
+
+    Attributes:
+      name: what `MIXTURE_OR_TASK_NAME` says.
+      tasks: names of its tasks.
+      rate_maximum: the number of examples past which a task weighs no more.
+    """
+
+    name: str
+    tasks: tuple[str, ...]
+    rate_maximum: int | None = RATE_MAXIMUM
+
+
+class Catalogue:
+    """All tasks and mixtures that a run can name: those of the given modules, and whatever seqio's registries hold."""
+
+    def __init__(self, specs: Iterable[spec.DatasetSpec], mixtures: Iterable[MixtureSpec] = ()) -> None:
+        self.specs = spec.SpecRegistry()
+        self.specs.add(list(specs))
+        self.tasks = seqio_tasks.TaskTable(self.specs)
+        self._mixtures = {m.name: m for m in derived_mixtures(self.specs)}
+        self._mixtures.update({m.name: m for m in mixtures})
+
+    @classmethod
+    def from_modules(cls, modules: str | Sequence[str] | None) -> "Catalogue":
+        """Imports the modules of `MIXTURE_OR_TASK_MODULE` and collects their `SPECS` and `MIXTURES`.
+
+        A module may instead (or also) add tasks to seqio's registries when it is imported.
+
+        Raises:
+          FlanError: a module cannot be imported.
+        """
+        specs: list[spec.DatasetSpec] = []
+        mixtures: list[MixtureSpec] = []
+        for name in [modules] if isinstance(modules, str) else modules or []:
+            try:
+                module = importlib.import_module(name)
+            except ModuleNotFoundError as error:
+                raise errors.FlanError(f"MIXTURE_OR_TASK_MODULE {name!r} cannot be imported: {error}") from None
+            specs.extend(getattr(module, "SPECS", ()))
+            mixtures.extend(getattr(module, "MIXTURES", ()))
+        return cls(specs, mixtures)
+
+    def mixture(self, name: str) -> MixtureSpec:
+        """Returns a mixture, or a task as a mixture of one.
+
+        Raises:
+          FlanError: no task or mixture has that name; it says which come near.
+        """
+        if name in self._mixtures:
+            return self._mixtures[name]
+        if self.tasks.find(name) is not None or _seqio_object(name) is not None:
+            return MixtureSpec(name, (name,))
+        raise errors.unknown("task or mixture", name, self.names())
+
+    def eval_tasks(self, name: str) -> list[seqio_tasks.FlanTask]:
+        """Returns the tasks that evaluate a task or mixture: each of its datasets with each of its templates in turn.
+
+        A dataset whose templates show options is scored by rank classification, any other by generation; reversed
+        templates ask for something that no metric scores and are left out (FLAN 2021 section 3, "averaged over templates").
+
+        Raises:
+          FlanError: no task or mixture has that name, or a part of it is not one of flan_jax's tasks.
+        """
+        found: dict[str, seqio_tasks.FlanTask] = {}
+        for task in (self.tasks[member] for member in self.mixture(name).tasks):
+            for single in task.evaluations():
+                found[single.name] = single
+        if not found:
+            raise errors.FlanError(f"{name!r} has only reversed templates, which no metric scores")
+        return list(found.values())
+
+    def names(self) -> list[str]:
+        """Every name that can be asked for: mixtures first, then tasks."""
+        return [*self._mixtures, *self.tasks.names(), *_seqio_names()]
+
+    def mixture_names(self) -> list[str]:
+        return list(self._mixtures)
+
+    def open(self, name: str, *, data_dir: str, split: str, tokenizer: Any, lengths: dict[str, int], seed: int) -> "OpenMixture":
+        """Opens every task of a mixture.
+
+        Raises:
+          FlanError: a task is unknown, not prepared, empty, or its row count cannot be known.
+        """
+        mixture = self.mixture(name)
+        members: list[Member] = []
+        for task_name in mixture.tasks:
+            task = self.tasks.find(task_name)
+            if task is not None:
+                rows = task.open(data_dir, split)
+                stream = streams.FlanStream(rows, tokenizer, lengths, seed)
+                members.append(Member(task_name, rows.num_examples, self._rate(mixture, rows.num_examples), stream))
+            else:
+                members.extend(_seqio_members(task_name, split, tokenizer, lengths, seed, mixture.rate_maximum))
+        return OpenMixture(name, members)
+
+    @staticmethod
+    def _rate(mixture: MixtureSpec, rows: int) -> float:
+        return float(min(rows, mixture.rate_maximum or rows))
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A task inside an open mixture: its rows, its unnormalised rate, and its examples by position."""
+
+    name: str
+    rows: int
+    rate: float
+    stream: streams.Stream
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenMixture:
+    """A mixture whose tasks are all there."""
+
+    name: str
+    members: list[Member]
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """float64 [tasks]: how often each task is drawn; sums to 1."""
+        rates = np.asarray([member.rate for member in self.members])
+        return rates / rates.sum()
+
+
+def derived_mixtures(specs: spec.SpecRegistry) -> list[MixtureSpec]:
+    """The mixtures that follow from the clusters, for 1, 2, 4, 7 and 10 templates a dataset.
+
+    `flan2021_10templates` is everything, `nli_10templates` one cluster, `flan_minus_nli_10templates` everything but one
+    cluster (the training mixture of the model that is evaluated on it, FLAN 2021 section 2.2); `cot_10templates` is the
+    chain-of-thought collection.
+    """
+    found = []
+    flan = {name: members for name, members in specs.clusters().items() if members[0].collection == "flan2021"}
+    cot = [dataset for dataset in specs if dataset.collection == "cot"]
+
+    def mixture(name: str, datasets: Iterable[spec.DatasetSpec], n: int) -> None:
+        tasks = tuple(f"{dataset.name}_{n}templates" for dataset in datasets)
+        if tasks:
+            found.append(MixtureSpec(f"{name}_{n}templates", tasks))
+
+    for n in seqio_tasks.TEMPLATE_COUNTS:
+        mixture("flan2021", (d for members in flan.values() for d in members), n)
+        mixture("cot", cot, n)
+        for cluster, members in flan.items():
+            mixture(cluster, members, n)
+            mixture(f"flan_minus_{cluster}", (d for name, rest in flan.items() if name != cluster for d in rest), n)
+    return found
+
+
+def _seqio_object(name: str) -> Any:
+    seqio = quiet.seqio()
+
+    if name in seqio.TaskRegistry.names():
+        return seqio.TaskRegistry.get(name)
+    return seqio.MixtureRegistry.get(name) if name in seqio.MixtureRegistry.names() else None
+
+
+def _seqio_names() -> list[str]:
+    seqio = quiet.seqio()
+
+    return [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
+
+
+def _seqio_members(
+    name: str, split: str, tokenizer: Any, lengths: dict[str, int], seed: int, maximum: int | None
+) -> list[Member]:
+    """Opens a task or mixture of the user's own out of seqio's registries."""
+    seqio = quiet.seqio()
+
+    found = _seqio_object(name)
+    if found is None:
+        raise errors.unknown("task", name, _seqio_names())
+    members = []
+    for task in found.tasks if isinstance(found, seqio.Mixture) else [found]:
+        if task.output_features["targets"].vocabulary != tokenizer.vocabulary:
+            raise errors.FlanError(
+                f"seqio task {task.name!r} is tokenised with {task.output_features['targets'].vocabulary}, "
+                f"the model with {tokenizer.vocabulary}; they must be equal"
+            )
+        rows = task.num_input_examples(split) if split in task.splits else 0
+        if rows == 0:
+            raise errors.FlanError(f"seqio task {task.name!r} is empty: no rows in split {split!r}; it has {sorted(task.splits)}")
+        if rows is None:
+            raise errors.FlanError(f"seqio task {task.name!r} does not know its row count: give its source num_input_examples={{{split!r}: ...}}")
+        rate = found.get_rate(task) if isinstance(found, seqio.Mixture) else float(min(rows, maximum or rows))
+        members.append(Member(task.name, rows, rate, streams.SeqioStream(task, split, lengths, seed)))
+    return members

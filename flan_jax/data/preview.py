@@ -1,0 +1,76 @@
+"""`flan preview`: examples of a task or mixture as the model will see them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from flan_jax.data import features, loader, mixtures, seqio_tasks, sources, vocabulary
+
+
+def show(
+    name: str,
+    *,
+    module: str | None,
+    data_dir: str | None,
+    vocabulary_file: str | None,
+    lengths: dict[str, int],
+    split: str,
+    count: int,
+    seed: int,
+    pack: bool,
+) -> None:
+    """Prints the first rows of a task or mixture: text, tokens, segments, loss mask, and what was cut off.
+
+    Args:
+      name: a task or mixture.
+      module: where tasks are defined.
+      data_dir: of prepared TFDS datasets, or `sample`.
+      vocabulary_file: a SentencePiece file; the embedded one where None.
+      lengths: `inputs` and `targets`, in tokens.
+      split: `train`, `validation` or `test`.
+      count: rows to show.
+      seed: of the stream.
+      pack: whether rows hold several examples.
+    """
+    tokenizer = vocabulary.Tokenizer(vocabulary.sentencepiece_vocabulary(vocabulary_file))
+    mixture = mixtures.Catalogue.from_modules(module).open(
+        name, data_dir=sources.resolve_data_dir(data_dir), split=split, tokenizer=tokenizer, lengths=lengths, seed=seed
+    )
+    lane = loader.Lane(mixture, 0, 1, lengths, seed, pack)
+    for number in range(count):
+        row = lane.row()
+        print(f"=== row {number} of {name}, {split}: {len(row)} example{'s' if len(row) != 1 else ''}")
+        _show_row(row, mixture, tokenizer, lengths, pack)
+
+
+def _show_row(
+    row: Sequence[tuple[int, seqio_tasks.Tokenised]],
+    mixture: mixtures.OpenMixture,
+    tokenizer: vocabulary.Tokenizer,
+    lengths: dict[str, int],
+    pack: bool,
+) -> None:
+    for segment, (task, example) in enumerate(row, start=1):
+        print(f"--- segment {segment}: {mixture.members[task].name}")
+        for side, ids in (("inputs", example.inputs), ("targets", example.targets)):
+            # EOS is always appended, so a full side has most likely lost its tail.
+            cut = " (as long as allowed: its tail may be cut off)" if len(ids) == lengths[side] else ""
+            print(f"{side}, {len(ids)} of {lengths[side]} tokens{cut}:")
+            print(_indented(tokenizer.decode(ids[:-1])))
+            print("  tokens: " + " ".join(_pieces(tokenizer, ids)))
+    print("--- features")
+    for name, values in features.encoder_decoder_row([example for _, example in row], lengths, pack).items():
+        used = int(np.flatnonzero(values)[-1]) + 1 if values.any() else 0
+        shown = " ".join(str(value) for value in values[: min(used, 48)])
+        print(f"  {name:24}[{len(values)}] {shown}{' ...' if used > 48 else ''}")
+
+
+def _pieces(tokenizer: vocabulary.Tokenizer, ids: Sequence[int]) -> list[str]:
+    processor = getattr(tokenizer.vocabulary, "tokenizer", None)
+    if processor is None:
+        return [str(i) for i in ids]
+    return [processor.id_to_piece(i).replace("\n", "\\n") for i in ids]
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  | {line}" for line in text.split("\n"))

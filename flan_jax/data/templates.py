@@ -1,0 +1,138 @@
+"""Templates: pure data with named fields, rendered by string joins. Nothing in a template is executed.
+
+A template file holds ten pairs of `inputs` and `targets`:
+
+    - inputs: |-
+        {premise}
+
+        Does it follow that {hypothesis}
+
+        {options}
+      targets: "{answer}"
+
+`{options}` stands for the block `OPTIONS:` and one `- ` line an option (FLAN section 2.3). It comes last, so that it can be
+left out with the white space before it when options are not shown. `reversed: true` marks a pair that asks for the
+question instead of the answer.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import string
+from collections.abc import Mapping
+
+from flan_jax import errors, shipped
+from flan_jax.data import spec as spec_lib
+
+OPTIONS_HEADER = "OPTIONS:"
+ANSWER, OPTIONS = "answer", "options"
+_KEYS = {"inputs", "targets", "reversed"}
+
+# A template side, cut at its fields: (literal text, name of the field that follows or None).
+Segments = tuple[tuple[str, str | None], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Template:
+    """One pair of patterns.
+
+    Attributes:
+      inputs: segments of the model's input.
+      targets: segments of what the model is trained to say.
+      reversed: whether it asks for something other than the dataset's answer.
+    """
+
+    inputs: Segments
+    targets: Segments
+    reversed: bool = False
+
+    @property
+    def shows_options(self) -> bool:
+        return any(field == OPTIONS for _, field in self.inputs)
+
+    def fields(self) -> set[str]:
+        """Every field that either side uses."""
+        return {field for _, field in (*self.inputs, *self.targets) if field is not None}
+
+
+def render(template: Template, example: spec_lib.Example, *, options: bool = True) -> tuple[str, str]:
+    """Renders one example.
+
+    Args:
+      template: the pattern.
+      example: the fields.
+      options: whether the options block is shown where the template has one.
+
+    Returns:
+      (inputs, targets), both stripped.
+
+    Raises:
+      FlanError: the template uses a field that the example does not have.
+    """
+    values: Mapping[str, str] = {
+        **example.fields,
+        ANSWER: example.answer,
+        OPTIONS: options_block(example.options) if options else "",
+    }
+    try:
+        inputs = "".join(text if field is None else text + values[field] for text, field in template.inputs)
+        targets = "".join(text if field is None else text + values[field] for text, field in template.targets)
+    except KeyError as error:
+        raise errors.unknown("template field", error.args[0], values) from None
+    return inputs.strip(), targets.strip()
+
+
+def options_block(options: tuple[str, ...]) -> str:
+    """`options_block(("yes", "no")) == "OPTIONS:\\n- yes\\n- no"`; nothing for no options."""
+    return "\n- ".join((OPTIONS_HEADER, *options)) if options else ""
+
+
+@functools.cache
+def load(name: str) -> tuple[Template, ...]:
+    """Reads the templates of a dataset.
+
+    Args:
+      name: stem of a shipped file (`rte`), or the path of a YAML file of the user's own.
+
+    Raises:
+      FlanError: there is no such file, or it is not a list of templates.
+    """
+    import yaml
+
+    folder = shipped.directory("tasks") / "templates"
+    path = pathlib.Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    if not path.is_file():
+        raise errors.unknown("template file", name, [file.stem for file in folder.glob("*.yaml")])
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise errors.FlanError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    entries = content.get("templates") if isinstance(content, dict) else content
+    if not isinstance(entries, list) or not entries:
+        raise errors.FlanError(f"{path}: expected a list of templates, or a mapping with `templates:`")
+    return tuple(_template(entry, f"{path}, template {number}") for number, entry in enumerate(entries))
+
+
+def _template(entry: object, where: str) -> Template:
+    if not isinstance(entry, dict) or not {"inputs", "targets"} <= set(entry):
+        raise errors.FlanError(f"{where}: expected a mapping with `inputs` and `targets`, got {entry!r}")
+    for key in entry:
+        if key not in _KEYS:
+            raise errors.FlanError(f"{where}: {errors.unknown('key', str(key), _KEYS)}")
+    return Template(
+        inputs=_segments(entry["inputs"], where), targets=_segments(entry["targets"], where), reversed=entry.get("reversed", False)
+    )
+
+
+def _segments(pattern: object, where: str) -> Segments:
+    """Cuts `"Is {a} it?"` into `(("Is ", "a"), (" it?", None))`; only plain field names are accepted, `{{` is a brace."""
+    if not isinstance(pattern, str):
+        raise errors.FlanError(f"{where}: expected text, got {pattern!r}")
+    try:
+        parts = list(string.Formatter().parse(pattern))
+    except ValueError as error:
+        raise errors.FlanError(f"{where}: {error}; write {{{{ and }}}} for braces that are meant as text") from None
+    for _, field, form, conversion in parts:
+        if field is not None and (not field.isidentifier() or form or conversion):
+            raise errors.FlanError(f"{where}: expected a plain field name in braces, got {field!r}")
+    return tuple((literal, field) for literal, field, _, _ in parts)

@@ -1,0 +1,55 @@
+"""Errors that a user can act on.
+
+The command line prints a `FlanError` as one message without a traceback and exits with code 1; anything else that escapes
+is a bug of flan_jax and keeps its traceback.
+"""
+
+import contextlib
+import difflib
+import sys
+from collections.abc import Iterable, Iterator
+
+
+class FlanError(Exception):
+    """A mistake in what the user gave: it names what was given, what was expected and what exists."""
+
+
+def unknown(kind: str, given: str, known: Iterable[str], *, show: int = 12) -> FlanError:
+    """Builds the error for a name that does not exist.
+
+    Args:
+      kind: what was looked up, in the singular ("task", "option").
+      given: the name as the user wrote it.
+      known: every name that would have been accepted.
+      show: how many known names to list when nothing is close.
+
+    Returns:
+      The error, to be raised by the caller: `unknown task 'rtee'; did you mean 'rte'?`.
+    """
+    return FlanError(f"unknown {kind} {given!r}{nearest(given, known, show=show)}")
+
+
+def nearest(given: str, known: Iterable[str], *, show: int = 12) -> str:
+    """Returns the hint that ends an error: `; did you mean 'rte'?`, or the first `show` known names."""
+    names = sorted(set(known))
+    close = difflib.get_close_matches(given, names, n=3, cutoff=0.6)
+    if close:
+        return "; did you mean " + " or ".join(repr(name) for name in close) + "?"
+    if not names:
+        return "; none exist"
+    listed = ", ".join(names[:show])
+    more = f", ... ({len(names)} in all)" if len(names) > show else ""
+    return f"; known: {listed}{more}"
+
+
+@contextlib.contextmanager
+def reported() -> Iterator[None]:
+    """Prints a `FlanError` raised inside as one message on stderr and exits with code 1; Ctrl-C exits with 130."""
+    try:
+        yield
+    except FlanError as error:
+        print(f"flan: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("flan: interrupted", file=sys.stderr)
+        sys.exit(130)

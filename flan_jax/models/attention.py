@@ -1,0 +1,227 @@
+"""Attention: the one function that computes it, masks, relative positions, and the layer with its cache.
+
+Shapes: B batch, Q query length, S key length, T target length, D model, H heads, K head dim.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from flan_jax import sharding
+from flan_jax.models import layers
+
+# Added weight of a masked key. A query with no key left sees the uniform mean of all values, as in T5X.
+MASKED = -1e10
+
+RELPOS_BUCKETS = 32
+RELPOS_MAX_DISTANCE = 128
+
+
+def dot_product_attention(
+    query_BxQxHxK: jax.Array,
+    key_BxSxHxK: jax.Array,
+    value_BxSxHxK: jax.Array,
+    *,
+    bias_HxQxS: jax.Array | None = None,
+    mask_Bx1xQxS: jax.Array | None = None,
+    dropout_seed: layers.Seed = None,
+    dropout_rate: float = 0.0,
+    float32_logits: bool = True,
+) -> jax.Array:
+    """Mixes values by the softmax of query-key products; nothing is divided by sqrt(K).
+
+    T5 folds the 1/sqrt(K) into the query's initialiser. Dropout draws one mask per (example, head, key), the same for
+    all queries, as T5X does; it then commutes with the product and is applied to the values, which are Q times fewer
+    numbers than the weights.
+
+    Args:
+      query_BxQxHxK: queries.
+      key_BxSxHxK: keys.
+      value_BxSxHxK: values.
+      bias_HxQxS: added to the products (relative positions).
+      mask_Bx1xQxS: True where a query may look; Q may be 1 for all queries.
+      dropout_seed: uint32 [2]; without it nothing is dropped.
+      dropout_rate: probability that a key is dropped.
+      float32_logits: products and softmax in float32 whatever the inputs' type.
+
+    Returns:
+      [B, Q, H, K] in the values' type.
+    """
+    logits_dtype = jnp.float32 if float32_logits else query_BxQxHxK.dtype
+    logits_BxHxQxS = jnp.einsum("bqhk,bshk->bhqs", query_BxQxHxK, key_BxSxHxK, preferred_element_type=logits_dtype)
+    if bias_HxQxS is not None:
+        logits_BxHxQxS = logits_BxHxQxS + bias_HxQxS[None].astype(logits_dtype)
+    if mask_Bx1xQxS is not None:
+        logits_BxHxQxS = jnp.where(mask_Bx1xQxS, logits_BxHxQxS, jnp.asarray(MASKED, logits_dtype))
+    weights_BxHxQxS = jax.nn.softmax(logits_BxHxQxS, axis=-1).astype(value_BxSxHxK.dtype)
+    value_BxSxHxK = layers.dropout(value_BxSxHxK, dropout_rate, dropout_seed, (-1,))
+    return jnp.einsum("bhqs,bshk->bqhk", weights_BxHxQxS, value_BxSxHxK)
+
+
+def attention_mask(
+    query_valid_BxQ: jax.Array,
+    key_valid_BxS: jax.Array,
+    query_segments_BxQ: jax.Array | None = None,
+    key_segments_BxS: jax.Array | None = None,
+    *,
+    causal: bool = False,
+) -> jax.Array:
+    """Says which query may look at which key: both real, same packed example, and not the future if `causal`.
+
+    Returns:
+      bool [B, 1, Q, S].
+    """
+    mask = query_valid_BxQ[:, None, :, None] & key_valid_BxS[:, None, None, :]
+    if query_segments_BxQ is not None and key_segments_BxS is not None:
+        mask &= query_segments_BxQ[:, None, :, None] == key_segments_BxS[:, None, None, :]
+    if causal:
+        queries, keys = mask.shape[-2:]
+        mask &= (np.arange(queries)[:, None] >= np.arange(keys)[None, :])[None, None]
+    return mask
+
+
+def relative_buckets(
+    relative: np.ndarray,
+    *,
+    bidirectional: bool,
+    buckets: int = RELPOS_BUCKETS,
+    max_distance: int = RELPOS_MAX_DISTANCE,
+) -> np.ndarray:
+    """Maps key position minus query position to a bucket (T5 paper, section 2.1).
+
+    Half of the buckets hold one distance each, the others grow logarithmically up to `max_distance`; everything beyond
+    shares the last. Bidirectional attention spends half of all buckets on keys to the right; causal attention puts
+    those into bucket 0.
+    """
+    distance = -np.asarray(relative)
+    offset = np.zeros_like(distance)
+    if bidirectional:
+        buckets //= 2
+        offset = np.where(distance < 0, buckets, 0)
+        distance = np.abs(distance)
+    else:
+        distance = np.maximum(distance, 0)
+    exact = buckets // 2
+    # float32 and the epsilon decide on which side of a boundary a distance falls; pretrained tables rely on it.
+    ratio = distance.astype(np.float32) / exact + np.finfo(np.float32).eps
+    grown = exact + (np.log(ratio) / np.log(max_distance / exact) * (buckets - exact)).astype(np.int32)
+    return (offset + np.where(distance < exact, distance, np.minimum(grown, buckets - 1))).astype(np.int32)
+
+
+class RelativePositionBias(nn.Module):
+    """One learned number per head and bucket, added to the attention logits of every layer of a stack."""
+
+    num_heads: int
+    bidirectional: bool
+
+    def setup(self) -> None:
+        init = layers.annotated(layers.relpos_init, ("heads", "relpos_buckets"))
+        self.rel_embedding = self.param("rel_embedding", init, (self.num_heads, RELPOS_BUCKETS), jnp.float32)
+
+    def __call__(self, queries: int, keys: int) -> jax.Array:
+        """The bias of whole sequences, float32 [H, Q, S].
+
+        A product with the one-hot buckets: the gradient of a gather would scatter Q x S numbers into 32 places.
+        """
+        relative = np.arange(keys)[None, :] - np.arange(queries)[:, None]
+        buckets_QxS = relative_buckets(relative, bidirectional=self.bidirectional)
+        one_hot_QxSxN = jnp.asarray(buckets_QxS)[:, :, None] == np.arange(RELPOS_BUCKETS, dtype=np.int32)[None, None]
+        return jnp.einsum("hn,qsn->hqs", self.rel_embedding, one_hot_QxSxN.astype(jnp.float32))
+
+    def step(self, position: jax.Array, keys: int) -> jax.Array:
+        """The row of the causal bias for the query at `position` (a scalar), float32 [H, 1, S]."""
+        by_distance = jnp.asarray(relative_buckets(-np.arange(keys), bidirectional=False))
+        distance_S = jnp.maximum(position - np.arange(keys, dtype=np.int32), 0)
+        return jnp.take(self.rel_embedding, by_distance[distance_S], axis=1)[:, None, :]
+
+
+class Attention(nn.Module):
+    """Multi-head attention with joined head kernels [D, H*K], for whole sequences and for one step with a cache."""
+
+    num_heads: int
+    head_dim: int
+    features: int
+    dropout_rate: float
+    dtype: Any
+    float32_logits: bool
+
+    def setup(self) -> None:
+        joined = self.num_heads * self.head_dim
+        scale = 1.0 / math.sqrt(self.head_dim)
+
+        def query_init(*args: Any) -> jax.Array:
+            return layers.attention_init(*args) * scale
+
+        axes = ("embed", "joined_kv")
+        self.query = layers.Dense(joined, axes, self.dtype, query_init)
+        self.key = layers.Dense(joined, axes, self.dtype, layers.attention_init)
+        self.value = layers.Dense(joined, axes, self.dtype, layers.attention_init)
+        self.out = layers.Dense(self.features, ("joined_kv", "embed"), self.dtype, layers.attention_init)
+
+    def _heads(self, x: jax.Array) -> jax.Array:
+        x = x.reshape(*x.shape[:2], self.num_heads, self.head_dim)
+        return sharding.constrain(x, ("batch", "length", "heads", "kv"))
+
+    def keys_values(self, x_BxSxD: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Projects a sequence to keys and values, each [B, S, H, K]."""
+        return self._heads(self.key(x_BxSxD)), self._heads(self.value(x_BxSxD))
+
+    def attend(
+        self,
+        x_BxQxD: jax.Array,
+        key_BxSxHxK: jax.Array,
+        value_BxSxHxK: jax.Array,
+        mask: jax.Array | None,
+        bias: jax.Array | None,
+        seed: layers.Seed = None,
+    ) -> jax.Array:
+        """Looks from `x_BxQxD` at given keys and values; [B, Q, D]."""
+        mixed_BxQxHxK = dot_product_attention(
+            self._heads(self.query(x_BxQxD)),
+            key_BxSxHxK,
+            value_BxSxHxK,
+            bias_HxQxS=bias,
+            mask_Bx1xQxS=mask,
+            dropout_seed=seed,
+            dropout_rate=self.dropout_rate,
+            float32_logits=self.float32_logits,
+        )
+        return self.out(mixed_BxQxHxK.reshape(*mixed_BxQxHxK.shape[:2], -1))
+
+    def __call__(
+        self,
+        x_BxQxD: jax.Array,
+        x_BxSxD: jax.Array,
+        mask: jax.Array | None,
+        bias: jax.Array | None = None,
+        seed: layers.Seed = None,
+    ) -> jax.Array:
+        """Looks from one sequence at another (or at itself); [B, Q, D]."""
+        return self.attend(x_BxQxD, *self.keys_values(x_BxSxD), mask, bias, seed)
+
+    def step(
+        self, x_Bx1xD: jax.Array, cache: dict[str, jax.Array], position: jax.Array, bias_Hx1xT: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Self-attention of the token at `position`, which is written into the cache.
+
+        The cache holds [B, H, T, K], batch dimensions first, so that a step multiplies it without a transposed copy.
+
+        Returns:
+          [B, 1, D] and the cache with the token's key and value.
+        """
+        key_Bx1xHxK, value_Bx1xHxK = self.keys_values(x_Bx1xD)
+        at = (0, 0, position, 0)
+        cache = {
+            "self_key": jax.lax.dynamic_update_slice(cache["self_key"], key_Bx1xHxK.swapaxes(1, 2), at),
+            "self_value": jax.lax.dynamic_update_slice(cache["self_value"], value_Bx1xHxK.swapaxes(1, 2), at),
+        }
+        length = cache["self_key"].shape[2]
+        mask_1x1x1xT = (jnp.arange(length, dtype=jnp.int32) <= position)[None, None, None, :]
+        out = self.attend(
+            x_Bx1xD, cache["self_key"].swapaxes(1, 2), cache["self_value"].swapaxes(1, 2), mask_1x1x1xT, bias_Hx1xT
+        )
+        return out, cache

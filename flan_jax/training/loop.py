@@ -1,0 +1,157 @@
+"""The training loop: dispatches steps, reads their metrics one step late, and calls what is due in between."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+
+from flan_jax import progress as progress_lib
+from flan_jax.training import metrics, state
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """What happens when, in steps.
+
+    Attributes:
+      start: steps done before this loop.
+      total: steps done at its end.
+      stats_period: between two lines of metrics.
+      eval_period: between two evaluations; 0 for none.
+      save_period: between two checkpoints; 0 for none.
+    """
+
+    start: int
+    total: int
+    stats_period: int
+    eval_period: int = 0
+    save_period: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Hooks:
+    """What the loop calls.
+
+    Attributes:
+      stats: (step, tags) when metrics are due.
+      evaluate: (step, state) when evaluation is due, and at the end.
+      save: (step, state, data position) when a checkpoint is due, and at the end.
+    """
+
+    stats: Callable[[int, Mapping[str, float]], None]
+    evaluate: Callable[[int, state.TrainState], None]
+    save: Callable[[int, state.TrainState, Any], None]
+
+
+def run(
+    step_fn: Callable[[state.TrainState, Any, jax.Array], tuple[state.TrainState, Any]],
+    first: state.TrainState,
+    batches: Iterator[Any],
+    put: Callable[[Mapping[str, Any]], Any],
+    key: jax.Array,
+    schedule: Schedule,
+    hooks: Hooks,
+) -> state.TrainState:
+    """Trains from `schedule.start` to `schedule.total`.
+
+    The device is never waited for on the way: after step n is dispatched, the metrics of step n - 1 are read. Only an
+    evaluation, a checkpoint and the end wait for the step they belong to.
+
+    Args:
+      step_fn: compiled; its state argument is donated.
+      first: the state to start from.
+      batches: `loader.Batch`es, from the one of step `schedule.start` on.
+      put: turns a host's features into global arrays.
+      key: the run's random key.
+      schedule: see `Schedule`.
+      hooks: see `Hooks`.
+
+    Returns:
+      The state after the last step.
+    """
+    current, pending = first, None
+    meter = _Meter(schedule, hooks)
+    with progress_lib.Progress("train", schedule.total, start=schedule.start) as bar:
+        for step in range(schedule.start + 1, schedule.total + 1):
+            waited = time.monotonic()
+            batch = next(batches)
+            features = put(batch.features)
+            meter.waited(time.monotonic() - waited)
+            current, sums = step_fn(current, features, key)
+            if pending is not None:
+                bar.advance(1, **meter.finished(*pending))
+            pending = (step, sums, batch.tokens, len(batch.features["decoder_target_tokens"]))
+            last = step == schedule.total
+            due_save = last or (schedule.save_period > 0 and step % schedule.save_period == 0)
+            due_eval = schedule.eval_period > 0 and (last or step % schedule.eval_period == 0)
+            if due_save or due_eval:
+                bar.advance(1, **meter.finished(*pending))
+                pending = None
+                with meter.paused():
+                    if due_eval:
+                        hooks.evaluate(step, current)
+                    if due_save:
+                        hooks.save(step, current, batch.state)
+    return current
+
+
+class _Meter:
+    """Adds metrics up and turns them, with the time they took, into tags."""
+
+    def __init__(self, schedule: Schedule, hooks: Hooks) -> None:
+        self._schedule, self._hooks = schedule, hooks
+        self._sums = metrics.Accumulator()
+        self._tokens = self._rows = 0
+        self._started, self._waited = time.monotonic(), 0.0
+
+    def waited(self, seconds: float) -> None:
+        self._waited += seconds
+
+    def paused(self) -> "_Pause":
+        return _Pause(self)
+
+    def shift(self, seconds: float) -> None:
+        """Leaves time out of the count: an evaluation or a checkpoint is not training."""
+        self._started += seconds
+
+    def finished(self, step: int, sums: Mapping[str, Any], tokens: int, rows: int) -> dict[str, float]:
+        """Takes a step's metrics in; returns what the progress bar shows."""
+        sums = jax.device_get(dict(sums))
+        self._sums.add(sums)
+        self._tokens += tokens
+        self._rows += rows
+        seconds = max(time.monotonic() - self._started, 1e-9)
+        shown = {"loss": float(sums["undivided_loss"] / sums["weights"]), "tokens/s": self._tokens / seconds}
+        if step % self._schedule.stats_period == 0 or step == self._schedule.total:
+            self._write(step, seconds)
+        return shown
+
+    def _write(self, step: int, seconds: float) -> None:
+        steps = self._sums.steps
+        rows = self._rows * jax.process_count()
+        tags = self._sums.take()
+        tags |= {
+            "timing/seconds": seconds,
+            "timing/steps_per_second": steps / seconds,
+            "timing/seqs": rows,
+            "timing/seqs_per_second": rows / seconds,
+            "timing/seqs_per_second_per_core": rows / seconds / jax.device_count(),
+            "timing/real_tokens_per_second": self._tokens * jax.process_count() / seconds,
+            "timing/data_wait_seconds": self._waited,
+        }
+        self._hooks.stats(step, tags)
+        self._tokens = self._rows = 0
+        self._started, self._waited = time.monotonic(), 0.0
+
+
+class _Pause:
+    def __init__(self, meter: _Meter) -> None:
+        self._meter = meter
+
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self._meter.shift(time.monotonic() - self._began)

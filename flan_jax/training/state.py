@@ -1,0 +1,74 @@
+"""The state of a run: step, parameters, optimizer state; where each lives, and how it is laid out in a checkpoint."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from flan_jax import sharding
+from flan_jax.models import api
+
+Tree = Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Attributes:
+    step: int32 scalar, updates done.
+    params: the parameter tree, T5X's names.
+    opt_state: the optimizer's slots.
+    """
+
+    step: jax.Array
+    params: Tree
+    opt_state: Tree
+
+    def checkpoint_tree(self) -> dict[str, Any]:
+        """The tree as T5X saves it: `{'target': params, 'state': {'step', 'param_states'}}`."""
+        return {"target": self.params, "state": {"step": self.step, "param_states": self.opt_state}}
+
+    @classmethod
+    def from_checkpoint_tree(cls, tree: Mapping[str, Any]) -> "TrainState":
+        return cls(step=tree["state"]["step"], params=tree["target"], opt_state=tree["state"]["param_states"])
+
+
+def create(config: api.T5Config, optimizer: Any, rng: jax.Array) -> TrainState:
+    """A new run's state: random parameters, empty slots, step 0."""
+    params = api.init(config, rng)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+
+def abstract(config: api.T5Config, optimizer: Any) -> TrainState:
+    """The state's shapes; nothing is allocated."""
+    return jax.eval_shape(functools.partial(create, config, optimizer), jax.random.key(0))
+
+
+def shardings(config: api.T5Config, optimizer: Any, mesh: Any, rules: Any = sharding.STANDARD_RULES) -> TrainState:
+    """Where each array of the state lives: a `TrainState` of shardings.
+
+    A slot of the parameter's own shape lies as the parameter does; any other (a factored moment, a placeholder) is small
+    and lies on every device.
+    """
+    shapes = abstract(config, optimizer)
+    whole = sharding.replicated(mesh)
+    params = sharding.param_shardings(mesh, api.logical_axes(config), shapes.params, rules)
+    by_path = {path: (leaf.shape, where) for (path, leaf), where in zip(_flat(shapes.params), jax.tree.leaves(params), strict=True)}
+
+    def slot(path: tuple[Any, ...], leaf: Any) -> Any:
+        for start in range(len(path) + 1):
+            for stop in range(len(path), start, -1):
+                shape, where = by_path.get(path[start:stop], (None, None))
+                if shape == leaf.shape:
+                    return where
+        return whole
+
+    slots = jax.tree_util.tree_map_with_path(slot, shapes.opt_state)
+    return TrainState(step=whole, params=params, opt_state=slots)
+
+
+def _flat(tree: Tree) -> list[tuple[tuple[Any, ...], Any]]:
+    return jax.tree_util.tree_flatten_with_path(tree)[0]

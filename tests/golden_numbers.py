@@ -1,0 +1,80 @@
+"""Reads tests/golden: what the real t5x computed (see tests/golden/README.md)."""
+
+import functools
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flan_jax.models import api, presets
+
+FOLDER = Path(__file__).parent / "golden"
+
+
+def config(**overrides: Any) -> api.T5Config:
+    """The model that the numbers were computed with."""
+    return presets.t5_config("tiny", vocab_size=256, **{"dropout_rate": 0.0, **overrides})
+
+
+def tree(path: Path, prefix: str = "") -> dict[str, Any]:
+    """An npz of arrays named by joined paths, as a nested dict."""
+    root: dict[str, Any] = {}
+    with np.load(path) as arrays:
+        for name in arrays.files:
+            if name.startswith(prefix):
+                *parents, leaf = name.removeprefix(prefix).split("/")
+                node = root
+                for parent in parents:
+                    node = node.setdefault(parent, {})
+                node[leaf] = jnp.asarray(arrays[name])
+    return root
+
+
+def params() -> dict[str, Any]:
+    return tree(FOLDER / "params.npz")
+
+
+def batch(kind: str) -> dict[str, Any]:
+    return tree(FOLDER / f"batch_{kind}.npz")
+
+
+@functools.cache
+def summary() -> dict[str, Any]:
+    return json.loads((FOLDER / "summary.json").read_text())
+
+
+def expected(name: str) -> np.ndarray:
+    """The numbers kept of a result; compare them with `sampled(...)` of ours."""
+    with np.load(FOLDER / "samples.npz") as arrays:
+        return arrays[name]
+
+
+def sampled(value: Any) -> np.ndarray:
+    """The same numbers of our result, an array or a nested dict."""
+    return _flat(value)[:: summary()["stride"]]
+
+
+def _flat(value: Any) -> np.ndarray:
+    if not isinstance(value, dict):
+        return np.asarray(value).ravel()
+    named = _named(value, "")
+    return np.concatenate([named[name] for name in sorted(named)])
+
+
+def _named(node: dict[str, Any], prefix: str) -> dict[str, np.ndarray]:
+    found = {}
+    for name, child in node.items():
+        found.update(_named(child, f"{prefix}{name}/") if isinstance(child, dict) else {prefix + name: _flat(child)})
+    return found
+
+
+def full(name: str) -> Path:
+    """A file of the full set, which is too large to keep here; skips the test where there is none."""
+    folder = os.environ.get("FLAN_JAX_GOLDENS")
+    if not folder:
+        pytest.skip("FLAN_JAX_GOLDENS names no directory with t5x's full numbers")
+    return Path(folder) / name
