@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from flan_jax import errors
+from flan_jax import errors, log
 
 DEFAULT_MODULE = "flan_jax.tasks.catalogue"
 
@@ -66,6 +66,7 @@ def _preview(argv: Sequence[str]) -> int:
         split=given.split,
         count=given.n,
         seed=given.seed,
+        missing=given.missing,
         pack=given.pack,
     )
     return 0
@@ -93,6 +94,7 @@ def _mixture(argv: Sequence[str]) -> int:
         steps=given.steps,
         batch_size=given.batch,
         seed=given.seed,
+        missing=given.missing,
         pack=not given.no_pack,
         as_json=given.json,
     )
@@ -119,6 +121,7 @@ def _add_mixture_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--inputs", type=int, default=512, help="tokens of a row's inputs")
     parser.add_argument("--targets", type=int, default=128, help="tokens of a row's targets")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--missing", default="error", choices=("error", "skip"), help="tasks whose data is not there")
 
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
@@ -139,6 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         listed = "\n".join(f"  {name:16}{about}" for name, (_, about) in COMMANDS.items())
         print(f"usage: flan COMMAND [flags]\n\ncommands:\n{listed}\n\n`flan COMMAND --help` says more.")
         return 0 if argv else 2
+    log.set_up()
     with errors.reported():
         if argv[0] not in COMMANDS:
             raise errors.unknown("command", argv[0], COMMANDS)

@@ -72,11 +72,15 @@ def evaluate_params(
     tasks = catalogue.eval_tasks(cfg.mixture_or_task_name)
     data_dir = sources.resolve_data_dir(cfg.data_dir)
     tokenizer = vocabulary.Tokenizer(model.input_vocabulary)
-    opened = [(task, task.open(data_dir, cfg.split)) for task in tasks]  # all at once: a missing one shows before the work
+    by_name = {task.name: task for task in tasks}
+    # All at once: a missing one shows before the work.
+    opened = mixtures.open_tasks(tasks, data_dir, cfg.split, cfg.missing)
     os.makedirs(output_dir, exist_ok=True)
     results = []
-    with progress.Progress("evaluate", len(tasks), unit="tasks") as bar:
-        for task, rows in opened:
+    with progress.Progress("evaluate", len(opened), unit="tasks") as bar:
+        for name, rows in opened:
+            assert rows is not None  # evaluation tasks are flan_jax's own
+            task = by_name[name]
             examples = list(rows.in_order(cfg.num_examples, seed=cfg.seed or 0))
             if not examples:
                 raise errors.FlanError(f"task {task.name!r} has no examples in split {cfg.split!r}: its filter drops every row")

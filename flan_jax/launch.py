@@ -2,12 +2,10 @@
 
 import argparse
 import logging
-import os
 import shlex
-import sys
 from collections.abc import Sequence
 
-from flan_jax import config, config_check, run_check
+from flan_jax import config, config_check, log, run_check
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +35,7 @@ def run(root: str, program: str, about: str, argv: Sequence[str], *, check_only:
     """
     import gin
 
+    log.set_up()
     flags, rest = config.split_argv(argv)
     parser = argparse.ArgumentParser(
         prog=program, description=about.split("\n")[0], epilog=GIN_HELP, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -47,7 +46,6 @@ def run(root: str, program: str, about: str, argv: Sequence[str], *, check_only:
     given = parser.parse_args(rest)
     if not flags.files and not flags.bindings:
         parser.error("no configuration: expected --gin_file=PATH, e.g. --gin_file=recipes/demo.gin")
-    set_up_logging()
     if given.seqio_additional_cache_dirs:
         import seqio
 
@@ -74,18 +72,3 @@ def run(root: str, program: str, about: str, argv: Sequence[str], *, check_only:
     logger.info("%s %s", program, shlex.join(argv))
     gin.get_configurable(root)()
     return 0
-
-
-def set_up_logging() -> None:
-    """Sends flan_jax's own log lines to stderr; libraries speak up from warnings on."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    ours = logging.getLogger("flan_jax")
-    if not ours.handlers:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
-        ours.addHandler(handler)
-        ours.setLevel(logging.INFO)
-        ours.propagate = False
-    from absl import logging as absl_logging
-
-    absl_logging.set_verbosity(absl_logging.WARNING)

@@ -143,6 +143,7 @@ def open_loader(cfg: configs.DatasetConfig, model: configs.EncoderDecoderModel, 
         tokenizer=vocabulary.Tokenizer(model.input_vocabulary),
         lengths=lengths,
         seed=chosen,
+        missing=cfg.missing,
     )
     return loader.TrainLoader(
         mixture,

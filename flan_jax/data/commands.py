@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from flan_jax import progress
 from flan_jax.data import importer
-from flan_jax.launch import set_up_logging
 
 logger = logging.getLogger(__name__)
 
@@ -17,7 +16,6 @@ def import_data(source: str, data_dir: str | None, keys: Sequence[str] | None, o
     Returns:
       The exit code: 1 if a dataset failed.
     """
-    set_up_logging()
     target = data_dir or os.environ.get("TFDS_DATA_DIR") or os.path.expanduser("~/tensorflow_datasets")
     with _Told() as told:
         report = importer.import_datasets(source, target, keys=keys, overwrite=overwrite, progress=told)

@@ -21,6 +21,7 @@ def show(
     steps: int,
     batch_size: int,
     seed: int,
+    missing: str,
     pack: bool,
     as_json: bool,
 ) -> None:
@@ -30,7 +31,7 @@ def show(
     """
     tokenizer = vocabulary.Tokenizer(vocabulary.sentencepiece_vocabulary(vocabulary_file))
     mixture = mixtures.Catalogue.from_modules(module).open(
-        name, data_dir=sources.resolve_data_dir(data_dir), split="train", tokenizer=tokenizer, lengths=lengths, seed=seed
+        name, data_dir=sources.resolve_data_dir(data_dir), split="train", tokenizer=tokenizer, lengths=lengths, seed=seed, missing=missing
     )
     found = measure(mixture, lengths=lengths, steps=steps, batch_size=batch_size, seed=seed, pack=pack)
     if as_json:

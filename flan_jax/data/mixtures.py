@@ -7,13 +7,16 @@ prepared datasets, never from a cache.
 
 import dataclasses
 import importlib
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from flan_jax import errors
-from flan_jax.data import quiet, seqio_tasks, spec, streams
+from flan_jax.data import quiet, seqio_tasks, sources, spec, streams
+
+logger = logging.getLogger(__name__)
 
 RATE_MAXIMUM = 3_000  # "mixing rate maximum of 3k", FLAN 2021 section 2.1
 
@@ -99,18 +102,37 @@ class Catalogue:
     def mixture_names(self) -> list[str]:
         return list(self._mixtures)
 
-    def open(self, name: str, *, data_dir: str, split: str, tokenizer: Any, lengths: dict[str, int], seed: int) -> "OpenMixture":
+    def open(
+        self,
+        name: str,
+        *,
+        data_dir: str,
+        split: str,
+        tokenizer: Any,
+        lengths: dict[str, int],
+        seed: int,
+        missing: str = "error",
+    ) -> "OpenMixture":
         """Opens every task of a mixture.
+
+        Args:
+          name: a mixture or task.
+          data_dir: of prepared TFDS datasets.
+          split: `train`, `validation` or `test`.
+          tokenizer: of the model's vocabulary.
+          lengths: `inputs` and `targets`, in tokens.
+          seed: of every choice.
+          missing: what to do about tasks whose data is not there: `error` names them all; `skip` leaves them out, says
+            which, and the others' rates grow.
 
         Raises:
           FlanError: a task is unknown, not prepared, empty, or its row count cannot be known.
         """
         mixture = self.mixture(name)
         members: list[Member] = []
-        for task_name in mixture.tasks:
-            task = self.tasks.find(task_name)
-            if task is not None:
-                rows = task.open(data_dir, split)
+        opened = open_tasks([self.tasks.find(task) or task for task in mixture.tasks], data_dir, split, missing)
+        for task_name, rows in opened:
+            if rows is not None:
                 stream = streams.FlanStream(rows, tokenizer, lengths, seed)
                 members.append(Member(task_name, rows.num_examples, self._rate(mixture, rows.num_examples), stream))
             else:
@@ -144,6 +166,38 @@ class OpenMixture:
         """float64 [tasks]: how often each task is drawn; sums to 1."""
         rates = np.asarray([member.rate for member in self.members])
         return rates / rates.sum()
+
+
+def open_tasks(
+    tasks: Sequence[seqio_tasks.FlanTask | str], data_dir: str, split: str, missing: str
+) -> list[tuple[str, seqio_tasks.TaskRows | None]]:
+    """Opens a split of several tasks; a task given by its name alone is seqio's and is passed on.
+
+    Raises:
+      FlanError: data is missing: of all tasks with `missing` = `error`, of every single one with `skip`.
+    """
+    if missing not in ("error", "skip"):
+        raise errors.unknown("value of missing", missing, ("error", "skip"))
+    found: list[tuple[str, seqio_tasks.TaskRows | None]] = []
+    absent: dict[str, str] = {}
+    for task in tasks:
+        if isinstance(task, str):
+            found.append((task, None))
+            continue
+        try:
+            found.append((task.name, task.open(data_dir, split)))
+        except sources.NotPrepared as error:
+            absent[task.name] = str(error)
+    if absent and (missing == "error" or not found):
+        # A dataset's templates share its data, so each reason is given once.
+        listed = "\n".join(f"  {reason}" for reason in dict.fromkeys(absent.values()))
+        raise errors.FlanError(
+            f"{len(absent)} of {len(tasks)} tasks have no data:\n{listed}\n"
+            "`flan data import` prepares JSON lines, tfds.load(NAME, download=True) the original; missing='skip' leaves them out"
+        )
+    for reason in dict.fromkeys(absent.values()):
+        logger.warning("left out: %s", reason)
+    return found
 
 
 def derived_mixtures(specs: spec.SpecRegistry) -> list[MixtureSpec]:

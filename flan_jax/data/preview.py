@@ -17,6 +17,7 @@ def show(
     split: str,
     count: int,
     seed: int,
+    missing: str,
     pack: bool,
 ) -> None:
     """Prints the first rows of a task or mixture: text, tokens, segments, loss mask, and what was cut off.
@@ -30,11 +31,12 @@ def show(
       split: `train`, `validation` or `test`.
       count: rows to show.
       seed: of the stream.
+      missing: `error` or `skip`, for tasks whose data is not there.
       pack: whether rows hold several examples.
     """
     tokenizer = vocabulary.Tokenizer(vocabulary.sentencepiece_vocabulary(vocabulary_file))
     mixture = mixtures.Catalogue.from_modules(module).open(
-        name, data_dir=sources.resolve_data_dir(data_dir), split=split, tokenizer=tokenizer, lengths=lengths, seed=seed
+        name, data_dir=sources.resolve_data_dir(data_dir), split=split, tokenizer=tokenizer, lengths=lengths, seed=seed, missing=missing
     )
     lane = loader.Lane(mixture, 0, 1, lengths, seed, pack)
     for number in range(count):

@@ -103,6 +103,10 @@ def resolve_train_split(splits: Mapping[str, str], sizes: Mapping[str, int]) -> 
     return base, start, stop
 
 
+class NotPrepared(errors.FlanError):
+    """A dataset, or a split of it, that is not in the data directory."""
+
+
 class PreparedDataset:
     """One prepared TFDS directory: its splits, and its rows by index."""
 
@@ -110,7 +114,7 @@ class PreparedDataset:
         """Opens `DATA_DIR/NAME/CONFIG/VERSION`.
 
         Raises:
-          FlanError: it is not prepared there.
+          NotPrepared: it is not there.
         """
         import tensorflow_datasets as tfds
 
@@ -120,9 +124,8 @@ class PreparedDataset:
         try:
             builder = tfds.builder_from_directory(self.directory)
         except (FileNotFoundError, tfds.core.dataset_info.DatasetInfoFileError):
-            raise errors.FlanError(
-                f"dataset {tfds_name!r} is not prepared in {data_dir}{_present_versions(data_dir, dataset)}; "
-                "`flan data import` prepares JSON lines, tfds.load(..., download=True) the original"
+            raise NotPrepared(
+                f"dataset {tfds_name!r} is not prepared in {data_dir}{_present_versions(data_dir, dataset)}"
             ) from None
         self._splits = builder.info.splits
         self._leaves = _leaves(builder.info.features.get_serialized_info())
@@ -141,12 +144,12 @@ class PreparedDataset:
           name: which of them.
 
         Raises:
-          FlanError: the prepared dataset does not have that split.
+          NotPrepared: the prepared dataset does not have that split.
         """
         try:
             resolved = resolve_train_split(splits, self.sizes) if name == "train" else resolve_split(splits[name], self.sizes)
         except errors.FlanError as error:
-            raise errors.FlanError(f"dataset {self.name!r} in {self.directory}: {error}") from None
+            raise NotPrepared(f"dataset {self.name!r} in {self.directory}: {error}") from None
         return Rows(self, *resolved)
 
     def read(self, split: str, index: int) -> spec_lib.Row:
@@ -263,11 +266,8 @@ def _shard_bounds(lengths: tuple[int, ...]) -> np.ndarray:
 
 
 def _present_versions(data_dir: str, dataset: str) -> str:
-    """Ends the 'not prepared' message with what is there: other versions, or near names."""
+    """Ends the 'not prepared' message with the versions that are there."""
     folder = os.path.join(data_dir, dataset)
-    if os.path.isdir(folder):
-        versions = sorted(name for name in os.listdir(folder) if re.match(r"^\d+\.\d+\.\d+$", name))
-        if versions:
-            return f", which has version {', '.join(versions)} of it"
-    top = sorted(os.listdir(data_dir)) if os.path.isdir(data_dir) else []
-    return errors.nearest(dataset.split("/")[0], [name for name in top if not name.startswith(".")])
+    found = os.listdir(folder) if os.path.isdir(folder) else []
+    versions = sorted(name for name in found if re.match(r"^\d+\.\d+\.\d+$", name))
+    return f", which has version {', '.join(versions)} of it" if versions else ""

@@ -23,6 +23,7 @@ class DatasetConfig:
       use_cached: must be False: tasks are read from prepared TFDS directories.
       module: modules that define tasks, imported by name.
       data_dir: directory of prepared TFDS datasets (`--tfds_data_dir`), or `sample`.
+      missing: `error` or `skip`: what to do about tasks of a mixture whose data is not there.
       num_examples: evaluation only: at most so many examples of each task.
     """
 
@@ -36,6 +37,7 @@ class DatasetConfig:
     use_cached: bool = False
     module: str | Sequence[str] | None = None
     data_dir: str | None = None
+    missing: str = "error"
     num_examples: int | None = None
 
 

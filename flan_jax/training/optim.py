@@ -162,7 +162,8 @@ class Adafactor:
         flat_grads = [grad.astype(jnp.float32) for grad in treedef.flatten_up_to(grads)]
         if self.global_norm_clip_threshold:
             limit = self.global_norm_clip_threshold
-            scale = limit * jnp.minimum(1.0 / limit, 1.0 / optax.global_norm(flat_grads))
+            norm = jnp.sqrt(sum((jnp.sum(jnp.square(grad)) for grad in flat_grads), start=jnp.float32(0.0)))
+            scale = limit * jnp.minimum(1.0 / limit, 1.0 / norm)
             flat_grads = [grad * scale for grad in flat_grads]
         decay = 1.0 - (jnp.asarray(step - self.step_offset, jnp.float32) + 1.0) ** (-self.decay_rate)
         updated = [

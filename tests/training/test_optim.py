@@ -1,6 +1,7 @@
 """Adafactor and the schedules against t5x, and Adafactor's factoring against its definition."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -129,7 +130,7 @@ def test_stacked_layers_are_updated_as_if_they_were_separate():
 def test_momentum_weight_decay_and_parameter_scale_follow_their_definitions():
     params, grads = {"w": jnp.array([3.0, -4.0])}, {"w": jnp.array([0.5, 0.5])}
     # On the first step v = grad^2, so the direction is the sign, already at the clipping threshold.
-    for options, expected in (
+    cases: list[tuple[dict[str, Any], list[float]]] = [
         ({"multiply_by_parameter_scale": False}, [2.9, -4.1]),
         ({}, [3.0 - 0.1 * 12.5**0.5, -4.0 - 0.1 * 12.5**0.5]),
         ({"max_parameter_scale": 2.0}, [2.8, -4.2]),
@@ -139,7 +140,8 @@ def test_momentum_weight_decay_and_parameter_scale_follow_their_definitions():
         ({"multiply_by_parameter_scale": False, "clipping_threshold": 0.5}, [2.95, -4.05]),
         ({"multiply_by_parameter_scale": False, "factored": False}, [2.9, -4.1]),
         ({"multiply_by_parameter_scale": False, "global_norm_clip_threshold": 1e-3}, [2.9, -4.1]),
-    ):
+    ]
+    for options, expected in cases:
         new, state = optim.Adafactor(**options).update(grads, optim.Adafactor(**options).init(params), params, 0, 0.1)
         np.testing.assert_allclose(new["w"], expected, rtol=1e-6, err_msg=str(options))
         assert state["w"]["m"].shape == ((2,) if "beta1" in options else (1,))
