@@ -38,7 +38,10 @@ def evaluate(
       FlanError: for anything that the user can mend.
     """
     mesh = partitioner.mesh()
-    decision = manager.resolve_restore(output_dir, restore_checkpoint_cfg.path, restore_checkpoint_cfg.mode)
+    # No run of this name is there to continue: where OUTPUT_DIR is the MODEL_DIR, its newest checkpoint must not win over
+    # the one that is asked for.
+    nowhere = os.path.join(output_dir, "checkpoints")
+    decision = manager.resolve_restore(nowhere, restore_checkpoint_cfg.path, restore_checkpoint_cfg.mode)
     axes, shapes = api.logical_axes(model.config), api.abstract_params(model.config)
     places = sharding.param_shardings(mesh, axes, shapes, partitioner.rules)
     placed = jax.tree.map(lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes, places)
@@ -150,8 +153,10 @@ def _ask(
 def _write(output_dir: str, name: str, step: int, result: report.TaskResult, lines: list[dict[str, Any]]) -> None:
     if jax.process_index() != 0:
         return
-    with open(os.path.join(output_dir, f"{name}-{step:06d}.jsonl"), "w", encoding="utf-8") as file:
+    path = os.path.join(output_dir, f"{name}-{step:06d}.jsonl")
+    with open(path + ".tmp", "w", encoding="utf-8") as file:
         file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    os.replace(path + ".tmp", path)  # whoever finds the file finds all of it
     with open(os.path.join(output_dir, f"{name}-metrics.jsonl"), "a", encoding="utf-8") as file:
         file.write(json.dumps({"step": step, "examples": result.examples, **result.values}) + "\n")
 

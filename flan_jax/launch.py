@@ -5,7 +5,8 @@ import logging
 import shlex
 from collections.abc import Sequence
 
-from flan_jax import config, config_check, log, run_check
+from flan_jax import config, config_check, errors, log, run_check
+from flan_jax.data import quiet
 
 logger = logging.getLogger(__name__)
 
@@ -47,9 +48,7 @@ def run(root: str, program: str, about: str, argv: Sequence[str], *, check_only:
     if not flags.files and not flags.bindings:
         parser.error("no configuration: expected --gin_file=PATH, e.g. --gin_file=recipes/demo.gin")
     if given.seqio_additional_cache_dirs:
-        import seqio
-
-        seqio.add_global_cache_dirs(given.seqio_additional_cache_dirs.split(","))
+        quiet.seqio().add_global_cache_dirs(given.seqio_additional_cache_dirs.split(","))
     bindings = list(flags.bindings)
     if given.tfds_data_dir:
         bindings.append(f"utils.DatasetConfig.data_dir = {given.tfds_data_dir!r}")
@@ -70,5 +69,9 @@ def run(root: str, program: str, about: str, argv: Sequence[str], *, check_only:
         print(config.config_str())
         return 0
     logger.info("%s %s", program, shlex.join(argv))
-    gin.get_configurable(root)()
+    try:
+        gin.get_configurable(root)()
+    except errors.FlanError as error:
+        # gin appends a line for each configurable that was being called; the user's mistake is in the line before them.
+        raise errors.FlanError(str(error).partition("\n  In call to configurable ")[0]) from error
     return 0

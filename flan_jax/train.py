@@ -1,11 +1,12 @@
 """Training: `python -m flan_jax.train --gin_file=...`, which is `flan train`. Read `train` from top to bottom."""
 
-import logging
+import contextlib
 import functools
+import logging
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -76,58 +77,52 @@ def train(
     # --- What to train on ---
     train_loader = open_loader(train_dataset_cfg, model, seed)
 
-    # --- Where to start from ---
-    write_run_files(model_dir, model, shapes.params, places.params)
-    checkpoints = manager.CheckpointManager(
-        model_dir, keep=_save_cfg(checkpoint_cfg).keep, period=_save_cfg(checkpoint_cfg).period
-    )
-    first, position = initial_state(model, optimizer, shapes, places, checkpoint_cfg, checkpoints, seed)
-    if position is not None:
-        train_loader.restore(position)
-    start = int(first.step)
-    total = start + relative_steps if relative_steps else total_steps
-    if start >= total:
-        logger.info("%s is at step %d of %d: nothing to train", model_dir, start, total)
-        checkpoints.close()
-        return
-
-    # --- The step, compiled ---
-    put = functools.partial(_to_global, sharding.batch_sharding(mesh))
-    batches = loader.prefetch(iter(train_loader))
-    key = jax.device_put(jax.random.key(seed, impl="rbg" if use_hardware_rng else None), sharding.replicated(mesh))
-    with sharding.use(mesh):
-        compiled, seconds = _compile(model, optimizer, trainer, places, shapes, mesh, key, train_dataset_cfg)
-        writers = {"train": metrics.Writer(os.path.join(model_dir, "train"))}
-        writers["train"].write(
-            start, {"timing/compilation_seconds": seconds, "timing/init_or_restore_seconds": time.monotonic() - started - seconds}
+    save_cfg = checkpoint_cfg.save or configs.SaveCheckpointConfig()
+    with contextlib.ExitStack() as opened:
+        # --- Where to start from ---
+        checkpoints = opened.enter_context(
+            manager.CheckpointManager(model_dir, keep=save_cfg.keep, period=save_cfg.period)
         )
-        evaluate = _evaluator(model, mesh, model_dir, train_eval_dataset_cfg, infer_eval_dataset_cfg, eval_steps, seed, writers)
+        first, position = initial_state(model, optimizer, shapes, places, checkpoint_cfg, checkpoints, seed)
+        if position is not None:
+            train_loader.restore(position)
+        start = int(first.step)
+        total = start + relative_steps if relative_steps else total_steps
+        if start >= total:
+            logger.info("%s is at step %d of %d: nothing to train", model_dir, start, total)
+            return
+        # Not before: a restart that does not fit what is there leaves the run's own files as they are.
+        write_run_files(model_dir, model, shapes.params, places.params)
+
+        # --- The step, compiled ---
+        put = functools.partial(to_global, sharding.batch_sharding(mesh))
+        impl = "rbg" if use_hardware_rng else None
+        key = jax.device_put(jax.random.key(seed, impl=impl), sharding.replicated(mesh))
+        opened.enter_context(sharding.use(mesh))
+        compiled, seconds = compile_step(model, optimizer, trainer, places, shapes, mesh, key, train_dataset_cfg)
+        ready = time.monotonic() - started - seconds
+        write = _writer(os.path.join(model_dir, "train"), start, opened)
+        write(start, {"timing/compilation_seconds": seconds, "timing/init_or_restore_seconds": ready})
+        held_back = _held_back_loss(model, mesh, model_dir, train_eval_dataset_cfg, eval_steps, seed, start, opened)
+        evaluate = functools.partial(_evaluate, held_back, model, mesh, model_dir, infer_eval_dataset_cfg)
         if run_eval_before_training:
             evaluate(start, first)
-        try:
-            loop.run(
-                compiled,
-                first,
-                batches,
-                put,
-                key,
-                loop.Schedule(
-                    start=start,
-                    total=total,
-                    stats_period=stats_period or min(100, eval_period),
-                    eval_period=eval_period,
-                    save_period=_save_cfg(checkpoint_cfg).period,
-                ),
-                loop.Hooks(
-                    stats=writers["train"].write,
-                    evaluate=evaluate,
-                    save=lambda at, now, data: checkpoints.save(at, now.checkpoint_tree(), data, force=True),
-                ),
-            )
-        finally:
-            checkpoints.close()
-            for writer in writers.values():
-                writer.close()
+
+        # --- The steps ---
+        batches = opened.enter_context(contextlib.closing(loader.prefetch(iter(train_loader))))
+        schedule = loop.Schedule(
+            start=start,
+            total=total,
+            stats_period=stats_period or min(100, eval_period or 100),
+            eval_period=eval_period,
+            save_period=save_cfg.period,
+        )
+        hooks = loop.Hooks(
+            stats=write,
+            evaluate=evaluate,
+            save=lambda at, now, data: checkpoints.save(at, now.checkpoint_tree(), data, force=True),
+        )
+        loop.run(compiled, first, batches, put, key, schedule, hooks)
     logger.info("trained to step %d in %.0f s: %s", total, time.monotonic() - started, model_dir)
 
 
@@ -144,6 +139,7 @@ def open_loader(cfg: configs.DatasetConfig, model: configs.EncoderDecoderModel, 
         lengths=lengths,
         seed=chosen,
         missing=cfg.missing,
+        shuffle=cfg.shuffle,
     )
     return loader.TrainLoader(
         mixture,
@@ -211,15 +207,11 @@ def write_run_files(model_dir: str, model: configs.EncoderDecoderModel, params: 
         file.write("\n".join(lines) + "\n")
 
 
-def _save_cfg(cfg: configs.CheckpointConfig) -> configs.SaveCheckpointConfig:
-    return cfg.save or configs.SaveCheckpointConfig()
-
-
-def _to_global(where: Any, features: Mapping[str, Any]) -> dict[str, jax.Array]:
+def to_global(where: Any, features: Mapping[str, Any]) -> dict[str, jax.Array]:
     return {name: jax.make_array_from_process_local_data(where, value) for name, value in features.items()}
 
 
-def _compile(
+def compile_step(
     model: configs.EncoderDecoderModel,
     optimizer: Any,
     trainer: configs.Trainer,
@@ -250,39 +242,54 @@ def _compile(
     return compiled, seconds
 
 
-def _evaluator(
+def _evaluate(
+    held_back_loss: Callable[[int, state.TrainState], None],
     model: configs.EncoderDecoderModel,
     mesh: Any,
     model_dir: str,
-    loss_cfg: configs.DatasetConfig | None,
-    infer_cfg: configs.DatasetConfig | None,
-    eval_steps: int,
+    cfg: configs.DatasetConfig | None,
+    at: int,
+    now: state.TrainState,
+) -> None:
+    """What runs at every evaluation: the loss on held-back rows, and answering tasks."""
+    held_back_loss(at, now)
+    if cfg is not None:
+        folder = os.path.join(model_dir, "inference_eval")
+        eval_lib.evaluate_params(model, now.params, cfg, folder, step=at, mesh=mesh)
+
+
+def _writer(directory: str, start: int, opened: contextlib.ExitStack) -> Callable[[int, Mapping[str, float]], None]:
+    writer = metrics.Writer(directory, continues=start)
+    opened.callback(writer.close)
+    return writer.write
+
+
+def _held_back_loss(
+    model: configs.EncoderDecoderModel,
+    mesh: Any,
+    model_dir: str,
+    cfg: configs.DatasetConfig | None,
+    batches: int,
     seed: int,
-    writers: dict[str, metrics.Writer],
-) -> Any:
-    """Builds what runs at every evaluation: the loss on held-back rows, and answering tasks."""
+    start: int,
+    opened: contextlib.ExitStack,
+) -> Callable[[int, state.TrainState], None]:
+    """Builds (step, state) -> None that writes the loss on the first `batches` batches of `cfg`, the same every time."""
+    if cfg is None or not batches:
+        return lambda at, now: None
     where = sharding.batch_sharding(mesh)
     eval_step = jax.jit(step.make_eval_step(model))
-    held: list[Any] = []
-    if loss_cfg is not None:
-        # The same first batches every time; they are few, so they are kept.
-        stream = iter(open_loader(loss_cfg, model, seed))
-        held = [next(stream).features for _ in range(eval_steps)]
-        name = loss_cfg.mixture_or_task_name
-        writers["eval"] = metrics.Writer(os.path.join(model_dir, "training_eval", name))
+    stream = iter(open_loader(cfg, model, seed))
+    held = [next(stream).features for _ in range(batches)]  # they are few, so they are kept
+    write = _writer(os.path.join(model_dir, "training_eval", cfg.mixture_or_task_name), start, opened)
 
     def evaluate(at: int, now: state.TrainState) -> None:
-        if held:
-            sums = metrics.Accumulator()
-            for features in held:
-                sums.add(jax.device_get(eval_step(now.params, _to_global(where, features))))
-            tags = sums.take()
-            writers["eval"].write(at, tags)
-            logger.info("step %d: held-back loss %.4f a target token", at, tags["loss_per_target_token"])
-        if infer_cfg is not None:
-            eval_lib.evaluate_params(
-                model, now.params, infer_cfg, os.path.join(model_dir, "inference_eval"), step=at, mesh=mesh
-            )
+        sums = metrics.Accumulator()
+        for features in held:
+            sums.add(jax.device_get(eval_step(now.params, to_global(where, features))))
+        tags = sums.take()
+        write(at, tags)
+        logger.info("step %d: held-back loss %.4f a target token", at, tags["loss_per_target_token"])
 
     return evaluate
 

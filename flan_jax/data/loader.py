@@ -1,21 +1,22 @@
 """The training stream: lanes of packed rows, the same global batches for any number of hosts, resumed by seeking.
 
 The global batch is cut into lanes, each an endless stream of its own: lane l draws tasks by a hash of (seed, l, n), takes
-positions l, l + L, l + 2L ... of each task's stream, and packs what it drew. A host computes only its own lanes, so a
-batch does not depend on how many hosts there are. A lane's whole state is a few integers (draws made, draws per task, the
+positions l, l + L, l + 2L ... of each task's stream, and packs what it drew. A host computes only the lanes that its rows
+come from (with more hosts than lanes, several hosts the same one), so a batch does not depend on how many hosts there
+are. A lane's whole state is a few integers (draws made, draws per task, the
 draws waiting in its packer), saved beside the parameters; nothing is replayed.
 """
 
 import dataclasses
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from flan_jax import errors
-from flan_jax.data import features, mixtures, packing, seqio_tasks, stateless
+from flan_jax.data import features, mixtures, packing, seqio_tasks, stateless, streams
 
 MAX_LANES = 8  # each holds a look-ahead, so more of them cost memory and time to the first batch
 WINDOW = 256  # examples of look-ahead a lane
@@ -78,16 +79,23 @@ class Lane:
     def _add(self, tasks: np.ndarray, places: np.ndarray) -> None:
         """Reads the `places`-th draws of this lane from each task and lets them wait in the packer, in the given order."""
         found: list[Any] = [None] * len(tasks)
-        for task in np.unique(tasks):
-            where = np.flatnonzero(tasks == task)
-            for index, example in zip(where, self._streams[task].read(places[where] * self._lanes + self._lane), strict=True):
-                found[index] = ((int(task), int(places[index])), example)
+        wheres = [np.flatnonzero(tasks == task) for task in np.unique(tasks)]
+        requests = [(self._streams[tasks[where[0]]], places[where] * self._lanes + self._lane) for where in wheres]
+        for where, examples in zip(wheres, streams.read_together(requests), strict=True):
+            for index, example in zip(where.tolist(), examples, strict=True):
+                found[index] = ((int(tasks[index]), int(places[index])), example)
         self._packer.add(found, [(len(example.inputs), len(example.targets)) for _, example in found])
 
-    def state(self) -> State:
-        """The lane's position: JSON-ready."""
-        waiting = [list(key) for key, _ in self._packer.waiting]  # type: ignore[misc]
-        return {"draws": self._draws, "counts": self._counts.tolist(), "waiting": waiting}
+    def position(self) -> "Position":
+        """Where the lane is: a snapshot that further rows leave alone."""
+        return Position(self._draws, self._counts.tolist(), self._packer.waiting)
+
+    def seek_positions(self, state: State | None = None) -> list[int]:
+        """The first position of each task's stream that this lane reads after a saved state, or from the start."""
+        first = state["counts"] if state else [0] * len(self._streams)
+        for task, place in state["waiting"] if state else []:
+            first = [*first[:task], min(first[task], place), *first[task + 1 :]]
+        return [place * self._lanes + self._lane for place in first]
 
     def restore(self, state: State) -> None:
         """Goes to a saved position: the waiting examples are read again, nothing else is."""
@@ -100,20 +108,41 @@ class Lane:
 
 
 @dataclasses.dataclass(frozen=True)
+class Position:
+    """A lane's position: draws made, draws made of each task, and the waiting ((task, place), example) pairs."""
+
+    draws: int
+    counts: list[int]
+    waiting: list[Any]
+
+    def state(self) -> State:
+        """The same, JSON-ready."""
+        return {"draws": self.draws, "counts": self.counts, "waiting": [list(key) for key, _ in self.waiting]}
+
+
+@dataclasses.dataclass(frozen=True)
 class Batch:
     """What one step trains on.
 
     Attributes:
       features: int32 arrays [B, length] of this host's rows.
-      state: the stream's position after this batch.
+      identity: what the stream is a function of.
+      positions: where each lane of this host is after this batch.
       examples: int64 [tasks]: examples of each task in this host's rows.
       tokens: input and target tokens in this host's rows that are not padding.
     """
 
     features: features.Features
-    state: State
+    identity: State
+    positions: dict[int, Position]
     examples: np.ndarray
     tokens: int
+
+    @property
+    def state(self) -> State:
+        """The stream's position after this batch, JSON-ready: made on demand, since few steps save it (2 ms)."""
+        lanes = {str(lane): position.state() for lane, position in self.positions.items()}
+        return {"identity": self.identity, "lanes": lanes}
 
 
 class TrainLoader:
@@ -137,26 +166,39 @@ class TrainLoader:
           seed: of every choice.
           pack: whether rows hold several examples.
           host: index of this process.
-          hosts: number of processes; must divide the number of lanes.
+          hosts: number of processes; must divide the batch.
 
         Raises:
-          FlanError: the lanes of this batch size cannot be shared out evenly.
+          FlanError: the rows of a batch cannot be shared out evenly.
         """
-        lanes = num_lanes(batch_size)
-        if lanes % hosts:
-            raise errors.FlanError(f"batch size {batch_size} gives {lanes} lanes, which {hosts} hosts cannot share; expected a batch size divisible by {hosts}")
+        if batch_size % hosts:
+            raise errors.FlanError(f"batch size {batch_size} cannot be shared by {hosts} hosts; expected a multiple of {hosts}")
         self.mixture = mixture
-        self._lengths, self._pack, self._rows_per_lane = lengths, pack, batch_size // lanes
-        mine = range(host * lanes // hosts, (host + 1) * lanes // hosts)
+        self._lengths, self._pack = lengths, pack
+        lanes = num_lanes(batch_size)
+        self._lane_rows = batch_size // lanes
+        self._rows = range(host * batch_size // hosts, (host + 1) * batch_size // hosts)  # of the global batch
+        mine = range(self._rows.start // self._lane_rows, -(-self._rows.stop // self._lane_rows))
         self._lanes = {lane: Lane(mixture, lane, lanes, lengths, seed, pack) for lane in mine}
-        self._identity = {"mixture": mixture.name, "tasks": [m.name for m in mixture.members], "seed": seed,
-                          "lengths": dict(lengths), "batch_size": batch_size, "pack": pack}
+        self._identity = {
+            "mixture": mixture.name,
+            "tasks": [member.name for member in mixture.members],
+            "rows": [member.rows for member in mixture.members],
+            "rates": [member.rate for member in mixture.members],
+            "seed": seed,
+            "lengths": dict(lengths),
+            "batch_size": batch_size,
+            "pack": pack,
+            "shuffle": mixture.shuffle,
+        }
+        self._seek({})
 
     def restore(self, state: State) -> None:
         """Continues after a saved batch.
 
         Raises:
-          FlanError: the state is of another mixture, seed, batch size or lengths; it names what differs.
+          FlanError: the state is of another mixture, data, seed, batch size or lengths; it names what differs. Or it lacks a
+            lane of this host.
         """
         for key, ours in self._identity.items():
             if state.get("identity", {}).get(key) != ours:
@@ -164,22 +206,42 @@ class TrainLoader:
                     f"the saved data position has {key} = {state.get('identity', {}).get(key)!r}, this run has {ours!r}; "
                     "continue with the same value, or start from the checkpoint's parameters in a new MODEL_DIR"
                 )
-        for lane in self._lanes:
-            self._lanes[lane].restore(state["lanes"][str(lane)])
+        saved = {int(lane): position for lane, position in state["lanes"].items()}
+        absent = sorted(set(self._lanes) - set(saved))
+        if absent:
+            raise errors.FlanError(
+                f"the saved data position has lanes {sorted(saved)}, this host also needs {absent}: it was saved by one of "
+                "several hosts without the others' lanes (`merge_states`)"
+            )
+        self._seek(saved)
+        for lane, stream in self._lanes.items():
+            stream.restore(saved[lane])
 
-    def state(self) -> State:
-        return {"identity": self._identity, "lanes": {str(lane): stream.state() for lane, stream in self._lanes.items()}}
+    def _seek(self, saved: Mapping[int, State]) -> None:
+        """Tells each task's stream which positions this host will read."""
+        firsts = {lane: stream.seek_positions(saved.get(lane)) for lane, stream in self._lanes.items()}
+        for task, member in enumerate(self.mixture.members):
+            member.stream.seek({lane: first[task] for lane, first in firsts.items()}, num_lanes(self._identity["batch_size"]))
 
     def __iter__(self) -> Iterator[Batch]:
         while True:
             rows, examples, tokens = [], np.zeros(len(self.mixture.members), np.int64), 0
-            for lane in self._lanes.values():
-                for _ in range(self._rows_per_lane):
+            for number, lane in self._lanes.items():
+                for index in range(number * self._lane_rows, (number + 1) * self._lane_rows):
                     row = lane.row()
+                    if index not in self._rows:  # another host's
+                        continue
                     rows.append(features.encoder_decoder_row([example for _, example in row], self._lengths, self._pack))
                     np.add.at(examples, [task for task, _ in row], 1)
                     tokens += sum(len(example.inputs) + len(example.targets) for _, example in row)
-            yield Batch(features.stack(rows), self.state(), examples, tokens)
+            positions = {number: lane.position() for number, lane in self._lanes.items()}
+            yield Batch(features.stack(rows), self._identity, positions, examples, tokens)
+
+
+def merge_states(states: Sequence[State]) -> State:
+    """Joins what the hosts of a run know of its position into the one state that any number of hosts can restore."""
+    lanes = {lane: position for state in states for lane, position in state["lanes"].items()}
+    return {"identity": states[0]["identity"], "lanes": dict(sorted(lanes.items(), key=lambda item: int(item[0])))}
 
 
 def prefetch(batches: Iterator[Any], depth: int = 2) -> Iterator[Any]:

@@ -112,6 +112,7 @@ class Catalogue:
         lengths: dict[str, int],
         seed: int,
         missing: str = "error",
+        shuffle: bool = True,
     ) -> "OpenMixture":
         """Opens every task of a mixture.
 
@@ -124,20 +125,26 @@ class Catalogue:
           seed: of every choice.
           missing: what to do about tasks whose data is not there: `error` names them all; `skip` leaves them out, says
             which, and the others' rates grow.
+          shuffle: whether every epoch of a task has a new order; if not, each goes through its rows in the file's order.
 
         Raises:
           FlanError: a task is unknown, not prepared, empty, or its row count cannot be known.
         """
         mixture = self.mixture(name)
+        if not mixture.tasks:
+            raise errors.FlanError(f"mixture {name!r} names no task")
+        for task in mixture.tasks:
+            if self.tasks.find(task) is None and _seqio_object(task) is None:
+                raise errors.FlanError(f"mixture {name!r}: {errors.unknown('task', task, self.names())}")
         members: list[Member] = []
         opened = open_tasks([self.tasks.find(task) or task for task in mixture.tasks], data_dir, split, missing)
         for task_name, rows in opened:
             if rows is not None:
-                stream = streams.FlanStream(rows, tokenizer, lengths, seed)
+                stream = streams.FlanStream(rows, tokenizer, lengths, seed, shuffle)
                 members.append(Member(task_name, rows.num_examples, self._rate(mixture, rows.num_examples), stream))
             else:
-                members.extend(_seqio_members(task_name, split, tokenizer, lengths, seed, mixture.rate_maximum))
-        return OpenMixture(name, members)
+                members.extend(_seqio_members(task_name, split, tokenizer, lengths, seed, mixture.rate_maximum, shuffle))
+        return OpenMixture(name, members, shuffle)
 
     @staticmethod
     def _rate(mixture: MixtureSpec, rows: int) -> float:
@@ -156,10 +163,14 @@ class Member:
 
 @dataclasses.dataclass(frozen=True)
 class OpenMixture:
-    """A mixture whose tasks are all there."""
+    """A mixture whose tasks are all there.
+
+    `shuffle` is whether its streams have a new order every epoch.
+    """
 
     name: str
     members: list[Member]
+    shuffle: bool = True
 
     @property
     def probabilities(self) -> np.ndarray:
@@ -240,26 +251,43 @@ def _seqio_names() -> list[str]:
 
 
 def _seqio_members(
-    name: str, split: str, tokenizer: Any, lengths: dict[str, int], seed: int, maximum: int | None
+    name: str, split: str, tokenizer: Any, lengths: dict[str, int], seed: int, maximum: int | None, shuffle: bool
 ) -> list[Member]:
-    """Opens a task or mixture of the user's own out of seqio's registries."""
+    """Opens a task or mixture of the user's own out of seqio's registries.
+
+    A seqio mixture as a whole weighs what its tasks would weigh here; within it, its own rates hold.
+    """
     seqio = quiet.seqio()
 
     found = _seqio_object(name)
-    if found is None:
-        raise errors.unknown("task", name, _seqio_names())
-    members = []
-    for task in found.tasks if isinstance(found, seqio.Mixture) else [found]:
-        if task.output_features["targets"].vocabulary != tokenizer.vocabulary:
+    is_mixture = isinstance(found, seqio.Mixture)
+    tasks = found.tasks if is_mixture else [found]
+    rows = [_seqio_rows(task, split, tokenizer) for task in tasks]
+    weights = [float(min(count, maximum or count)) for count in rows]
+    if is_mixture:
+        rates = [float(found.get_rate(task)) for task in tasks]
+        weights = [sum(weights) * rate / sum(rates) for rate in rates]
+    return [
+        Member(task.name, count, weight, streams.SeqioStream(task, split, lengths, seed, shuffle))
+        for task, count, weight in zip(tasks, rows, weights, strict=True)
+    ]
+
+
+def _seqio_rows(task: Any, split: str, tokenizer: Any) -> int:
+    """Returns how many rows a seqio task has, after checking that it can be read and is tokenised for this model."""
+    if "targets" not in task.output_features:
+        raise errors.FlanError(f"seqio task {task.name!r} has no feature 'targets'; it has {sorted(task.output_features)}")
+    for feature in ("inputs", "targets"):
+        if feature in task.output_features and task.output_features[feature].vocabulary != tokenizer.vocabulary:
             raise errors.FlanError(
-                f"seqio task {task.name!r} is tokenised with {task.output_features['targets'].vocabulary}, "
+                f"{feature} of seqio task {task.name!r} are tokenised with {task.output_features[feature].vocabulary}, "
                 f"the model with {tokenizer.vocabulary}; they must be equal"
             )
-        rows = task.num_input_examples(split) if split in task.splits else 0
-        if rows == 0:
-            raise errors.FlanError(f"seqio task {task.name!r} is empty: no rows in split {split!r}; it has {sorted(task.splits)}")
-        if rows is None:
-            raise errors.FlanError(f"seqio task {task.name!r} does not know its row count: give its source num_input_examples={{{split!r}: ...}}")
-        rate = found.get_rate(task) if isinstance(found, seqio.Mixture) else float(min(rows, maximum or rows))
-        members.append(Member(task.name, rows, rate, streams.SeqioStream(task, split, lengths, seed)))
-    return members
+    rows = task.num_input_examples(split) if split in task.splits else 0
+    if rows == 0:
+        raise errors.FlanError(f"seqio task {task.name!r} is empty: no rows in split {split!r}; it has {sorted(task.splits)}")
+    if rows is None:
+        raise errors.FlanError(
+            f"seqio task {task.name!r} does not know its row count: give its source num_input_examples={{{split!r}: ...}}"
+        )
+    return rows

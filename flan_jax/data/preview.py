@@ -55,16 +55,22 @@ def _show_row(
     for segment, (task, example) in enumerate(row, start=1):
         print(f"--- segment {segment}: {mixture.members[task].name}")
         for side, ids in (("inputs", example.inputs), ("targets", example.targets)):
-            # EOS is always appended, so a full side has most likely lost its tail.
-            cut = " (as long as allowed: its tail may be cut off)" if len(ids) == lengths[side] else ""
-            print(f"{side}, {len(ids)} of {lengths[side]} tokens{cut}:")
-            print(_indented(tokenizer.decode(ids[:-1])))
+            print(f"{side}, {len(ids)} of {lengths[side]} tokens{_cut(example, side, lengths)}:")
+            print(_indented(tokenizer.decode(ids[:-1] if ids[-1:] == [tokenizer.vocabulary.eos_id] else ids)))
             print("  tokens: " + " ".join(_pieces(tokenizer, ids)))
     print("--- features")
     for name, values in features.encoder_decoder_row([example for _, example in row], lengths, pack).items():
         used = int(np.flatnonzero(values)[-1]) + 1 if values.any() else 0
         shown = " ".join(str(value) for value in values[: min(used, 48)])
         print(f"  {name:24}[{len(values)}] {shown}{' ...' if used > 48 else ''}")
+
+
+def _cut(example: seqio_tasks.Tokenised, side: str, lengths: dict[str, int]) -> str:
+    if example.cut is None:  # seqio trims its own tasks and does not say
+        full = len(example.inputs if side == "inputs" else example.targets) == lengths[side]
+        return " (as long as allowed: its tail may be cut off)" if full else ""
+    lost = example.cut[side == "targets"]
+    return f" (cut: the last {lost} tokens did not fit)" if lost else ""
 
 
 def _pieces(tokenizer: vocabulary.Tokenizer, ids: Sequence[int]) -> list[str]:

@@ -1,5 +1,6 @@
 """flan_jax's tasks as seqio data sources, for seqio clients other than flan_jax's own trainer."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,11 +11,18 @@ from flan_jax.data import quiet, sources, vocabulary
 _BATCH = 256  # rows rendered and tokenised at a time; 256 reads 3.1M tokens/s where single rows read 0.7M
 
 
-def make(task: Any, vocab: Any, data_dir: str | None) -> Any:
+def make(task: Any, vocab: Any, data_dir: str | None, epochs: int | None = 1) -> Any:
     """Builds the `seqio.DataSource` of a `seqio_tasks.FlanTask`.
 
     Its datasets yield token ids without EOS (`inputs`, `targets`), the texts (`*_pretokenized`) and the accepted answers.
     Shuffled, it yields the same draws, in the same order, as flan_jax's loader with the same seed.
+
+    Args:
+      task: the task.
+      vocab: a seqio vocabulary.
+      data_dir: of prepared TFDS datasets; see `sources.resolve_data_dir`.
+      epochs: how many it goes through; endless where None. Each has its own order and draws its own templates, which a
+        `repeat` of one epoch would not.
     """
     seqio = quiet.seqio()
     tf = quiet.tensorflow()
@@ -33,7 +41,7 @@ def make(task: Any, vocab: Any, data_dir: str | None) -> Any:
         """Rows by index, out of prepared TFDS directories."""
 
         def __init__(self) -> None:
-            super().__init__(splits=seqio_tasks.SPLITS)
+            super().__init__(splits=seqio_tasks.SPLITS, performs_internal_shuffling=True)
 
         @property
         def supports_arbitrary_sharding(self) -> bool:
@@ -45,14 +53,14 @@ def make(task: Any, vocab: Any, data_dir: str | None) -> Any:
         def num_input_examples(self, split: str) -> int:
             return self._open(split).num_examples
 
-        def get_dataset(self, split="train", shuffle=True, seed=None, shard_info=None, *, num_epochs=1) -> Any:
+        def get_dataset(self, split="train", shuffle=True, seed=None, shard_info=None) -> Any:
             rows = self._open(split)
-            index, count = (shard_info.index, shard_info.num_shards) if shard_info else (0, 1)
+            shard, shards = (shard_info.index, shard_info.num_shards) if shard_info else (0, 1)
 
             def examples() -> Iterator[dict[str, Any]]:
                 tokenizer = vocabulary.Tokenizer(vocab)
-                end = None if num_epochs is None else num_epochs * rows.num_examples
-                for batch in _batches(rows, shuffle, seed or 0, index, count, end):
+                read = _shuffled if shuffle else _in_order
+                for batch in read(rows, seed or 0, shard, shards, epochs):
                     ids = tokenizer.encode([f.inputs for f in batch] + [f.targets for f in batch])
                     for number, f in enumerate(batch):
                         yield {
@@ -71,15 +79,18 @@ def make(task: Any, vocab: Any, data_dir: str | None) -> Any:
     return FlanSource()
 
 
-def _batches(rows: Any, shuffle: bool, seed: int, shard: int, shards: int, end: int | None) -> Iterator[list[Any]]:
-    """Yields batches of formatted examples of one shard: every `shards`-th draw, or row, starting with the `shard`-th."""
-    if not shuffle and end is not None:
-        for epoch_start in range(0, end, rows.num_examples):
-            kept = [f for number, f in enumerate(rows.in_order(seed=seed + epoch_start)) if number % shards == shard]
-            yield from (kept[start : start + _BATCH] for start in range(0, len(kept), _BATCH))
-        return
-    position = shard
-    while end is None or position < end:
-        stop = position + _BATCH * shards if end is None else min(end, position + _BATCH * shards)
-        yield rows.draw(np.arange(position, stop, shards), seed)
-        position += _BATCH * shards
+def _shuffled(rows: Any, seed: int, shard: int, shards: int, epochs: int | None) -> Iterator[list[Any]]:
+    """Yields every `shards`-th draw, starting with the `shard`-th, in batches of formatted examples."""
+    positions = itertools.count() if epochs is None else range(epochs * rows.num_examples)
+    mine = itertools.islice(positions, shard, None, shards)
+    while batch := list(itertools.islice(mine, _BATCH)):
+        yield rows.draw(np.asarray(batch, np.int64), seed)
+
+
+def _in_order(rows: Any, seed: int, shard: int, shards: int, epochs: int | None) -> Iterator[list[Any]]:
+    """Yields every `shards`-th row that passes the filter, as evaluation reads them, in batches of formatted examples."""
+    numbers = itertools.count() if epochs is None else range(epochs)
+    kept = itertools.chain.from_iterable(rows.in_order(seed=seed, epoch=epoch) for epoch in numbers)
+    mine = itertools.islice(kept, shard, None, shards)
+    while batch := list(itertools.islice(mine, _BATCH)):
+        yield batch

@@ -25,7 +25,6 @@ SPLITS = ("train", "validation", "test")
 # Choices that must not follow each other get their own salt in the hash.
 _SALT_ORDER, _SALT_TEMPLATE, _SALT_SUBSTITUTE = 1, 2, 3
 _SUBSTITUTE_TRIES = 64
-_RENDER_BATCH = 256  # rows rendered and tokenised at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,10 +73,14 @@ class Formatted:
 
 @dataclasses.dataclass(frozen=True)
 class Tokenised:
-    """One example as token ids, EOS at the end of both; `inputs` and `targets` are at most their feature lengths."""
+    """One example as token ids, EOS at the end of both; `inputs` and `targets` are at most their feature lengths.
+
+    `cut` is how many tokens each side lost to that limit, or None where that is not known.
+    """
 
     inputs: list[int]
     targets: list[int]
+    cut: tuple[int, int] | None = None
 
 
 class FlanTask:
@@ -86,7 +89,7 @@ class FlanTask:
     def __init__(self, dataset: spec.DatasetSpec, style_name: str, style: Style) -> None:
         self.dataset, self.style = dataset, style
         self.name = f"{dataset.name}_{style_name}"
-        self._key = stateless.name_key(dataset.name)
+        self.key = stateless.name_key(dataset.name)  # the dataset's part of every hash
         loaded = templates.load(dataset.templates)
         if max(style.templates) >= len(loaded):
             raise errors.FlanError(f"task {self.name!r}: template {max(style.templates)} asked for, {len(loaded)} exist")
@@ -111,7 +114,8 @@ class FlanTask:
         """Opens a split (`train`, `validation`, `test`) of the prepared dataset.
 
         Raises:
-          FlanError: the split name is unknown, the dataset is not prepared, or it has no such split.
+          FlanError: the split name is unknown, the dataset is not prepared, it has no such split, or no row of the split
+            passes the dataset's filter.
         """
         if split not in self.dataset.splits:
             raise errors.unknown("split", split, self.dataset.splits)
@@ -119,15 +123,23 @@ class FlanTask:
         rows = prepared.rows(self.dataset.splits, split)
         if not rows:
             raise errors.FlanError(f"task {self.name!r} is empty: no rows in {self.dataset.splits[split]!r} of {prepared.directory}")
-        return TaskRows(self, rows, cap=TRAIN_CAP if split == "train" else None)
+        cap = None
+        if split == "train":
+            cap = min(TRAIN_CAP, sources.slice_rows(self.dataset.splits[split]) or TRAIN_CAP)
+        opened = TaskRows(self, rows, cap=cap)
+        opened.check()
+        return opened
 
-    def format(self, example: spec.Example, row: int, seed: int, epoch: int) -> Formatted:
-        """Renders an example with the template that (seed, epoch, task, row) picks."""
+    def choose(self, rows: np.ndarray, seed: int, epochs: int | np.ndarray) -> list[int]:
+        """Returns the index of the template that (seed, epoch, dataset, row) picks, for each of the rows [N]."""
         choices = self.style.templates
-        number = int(stateless.below(len(choices), seed, _SALT_TEMPLATE, self._key, row, epoch)) if len(choices) > 1 else 0
-        index = choices[number]
-        inputs, targets = templates.render(self._templates[index], example, options=self.style.options)
-        return Formatted(inputs, targets, example, row, index)
+        numbers = stateless.below(len(choices), seed, _SALT_TEMPLATE, self.key, rows, epochs)
+        return [choices[number] for number in np.broadcast_to(numbers, np.shape(rows)).tolist()]
+
+    def format(self, example: spec.Example, row: int, template: int) -> Formatted:
+        """Renders an example with one of the style's templates."""
+        inputs, targets = templates.render(self._templates[template], example, options=self.style.options)
+        return Formatted(inputs, targets, example, row, template)
 
 
 class TaskRows:
@@ -142,31 +154,47 @@ class TaskRows:
         """Rows after the cap: what rates are computed from. Rows that the dataset's filter drops still count."""
         return self._size
 
-    def draw(self, positions: np.ndarray, seed: int) -> list[Formatted]:
-        """Returns draws of an endless stream that goes through all rows once an epoch, in a new order each epoch.
+    def check(self) -> None:
+        """Looks for a first row that passes the filter, so that a task of none fails before a run and not in it.
+
+        Raises:
+          FlanError: the filter drops every row.
+        """
+        if self.task.dataset.example(self._rows[0]) is None:
+            self._substitute(0)
+
+    def draw(self, positions: np.ndarray, seed: int, shuffle: bool = True) -> list[Formatted]:
+        """Returns draws of an endless stream that goes through all rows once an epoch.
 
         Args:
           positions: int64 array [N] of positions in the stream; epoch = position // num_examples.
           seed: of the run.
+          shuffle: whether each epoch has a new order, rather than the file's.
 
         Raises:
           FlanError: the filter drops every row.
         """
         epochs, offsets = np.divmod(np.asarray(positions, np.int64), self._size)
-        keys = stateless.hash64(seed, _SALT_ORDER, self.task._key, epochs)
-        rows = stateless.permute(offsets, self._size, keys)
-        found = []
-        for row, epoch in zip(rows.tolist(), epochs.tolist(), strict=True):
+        order = offsets
+        if shuffle:
+            keys = stateless.hash64(seed, _SALT_ORDER, self.task.key, epochs)
+            order = stateless.permute(offsets, self._size, keys)
+        rows, examples = [], []
+        for row in order.tolist():
             example = self.task.dataset.example(self._rows[row])
             if example is None:
                 row, example = self._substitute(row)
-            found.append(self.task.format(example, row, seed, epoch))
-        return found
+            rows.append(row)
+            examples.append(example)
+        # One hash for all rows: row by row it takes longer than reading and rendering them.
+        chosen = self.task.choose(np.asarray(rows, np.int64), seed, epochs)
+        return [self.task.format(e, row, template) for e, row, template in zip(examples, rows, chosen, strict=True)]
 
-    def in_order(self, limit: int | None = None, seed: int = 0) -> Iterator[Formatted]:
+    def in_order(self, limit: int | None = None, seed: int = 0, epoch: int = 0) -> Iterator[Formatted]:
         """Yields the rows that pass the filter, in file order, each once: what evaluation reads."""
+        chosen = self.task.choose(np.arange(self._size), seed, epoch)
         passed = ((row, self.task.dataset.example(self._rows[row])) for row in range(self._size))
-        kept = (self.task.format(example, row, seed, 0) for row, example in passed if example is not None)
+        kept = (self.task.format(example, row, chosen[row]) for row, example in passed if example is not None)
         return itertools.islice(kept, limit)
 
     def _substitute(self, row: int) -> tuple[int, spec.Example]:
@@ -177,10 +205,10 @@ class TaskRows:
         """
         spare = len(self._rows) - self._size
         beyond = (
-            self._size + int(stateless.below(spare, _SALT_SUBSTITUTE, self.task._key, row, attempt))
+            self._size + int(stateless.below(spare, _SALT_SUBSTITUTE, self.task.key, row, attempt))
             for attempt in range(_SUBSTITUTE_TRIES if spare else 0)
         )
-        following = ((row + step) % self._size for step in range(1, self._size))
+        following = ((row + step) % len(self._rows) for step in range(1, len(self._rows)))
         for candidate in itertools.chain(beyond, following):
             example = self.task.dataset.example(self._rows[candidate])
             if example is not None:
@@ -201,8 +229,13 @@ def tokenise(formatted: Sequence[Formatted], tokenizer: vocabulary.Tokenizer, le
     eos = tokenizer.vocabulary.eos_id
     ids = tokenizer.encode([f.inputs for f in formatted] + [f.targets for f in formatted])
     half = len(formatted)
+    room = (lengths["inputs"] - 1, lengths["targets"] - 1)
     return [
-        Tokenised(inputs[: lengths["inputs"] - 1] + [eos], targets[: lengths["targets"] - 1] + [eos])
+        Tokenised(
+            [*inputs[: room[0]], eos],
+            [*targets[: room[1]], eos],
+            (max(0, len(inputs) - room[0]), max(0, len(targets) - room[1])),
+        )
         for inputs, targets in zip(ids[:half], ids[half:], strict=True)
     ]
 
@@ -235,7 +268,9 @@ class TaskTable:
 def to_seqio(task: FlanTask, vocab: Any, data_dir: str | None = None) -> Any:
     """Wraps a task as a `seqio.Task` for other seqio clients (unregistered; `seqio.TaskRegistry.add` names it).
 
-    Its source reads the same draws as flan_jax's own loader, so both train on the same text.
+    Its source reads the same draws as flan_jax's own loader, in the same order, so both train on the same text. It shuffles
+    by itself: seqio's buffer is left out, and so is its copy of small datasets in memory, which would repeat the first
+    epoch's order and templates.
     """
     seqio = quiet.seqio()
 
@@ -252,11 +287,24 @@ def to_seqio(task: FlanTask, vocab: Any, data_dir: str | None = None) -> Any:
         accepted = [value.decode("utf-8") for value in example["answers"]]
         return accepted if any(metric.all_answers for metric in scored) else accepted[0]
 
-    return seqio.Task(
-        task.name,
-        source=seqio_source.make(task, vocab, data_dir),
-        output_features={"inputs": feature, "targets": feature},
-        preprocessors=[seqio.preprocessors.append_eos_after_trim],
-        postprocess_fn=answer,
-        metric_fns=[metric.function for metric in scored],
-    )
+    class Task(seqio.Task):
+        """A seqio task whose every epoch is drawn anew."""
+
+        def __init__(self, epochs: int | None = 1) -> None:
+            super().__init__(
+                task.name,
+                source=seqio_source.make(task, vocab, data_dir, epochs),
+                output_features={"inputs": feature, "targets": feature},
+                preprocessors=[seqio.preprocessors.append_eos_after_trim],
+                postprocess_fn=answer,
+                metric_fns=[metric.function for metric in scored],
+                shuffle_buffer_size=None,
+            )
+
+        def get_dataset(self, *args: Any, num_epochs: int | None = 1, **options: Any) -> Any:
+            options["try_in_mem_cache"] = False
+            if num_epochs != 1:
+                return Task(num_epochs).get_dataset(*args, **options)
+            return super().get_dataset(*args, **options)
+
+    return Task()

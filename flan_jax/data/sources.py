@@ -6,12 +6,15 @@ row's offset; payloads are `tf.train.Example` messages, decoded here without Ten
 TFDS's own NumPy parser, measured on RTE).
 """
 
+import bisect
+import dataclasses
 import functools
+import itertools
 import mmap
 import os
 import re
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,8 +23,9 @@ from flan_jax import errors
 from flan_jax.data import spec as spec_lib
 
 SAMPLE = "sample"  # the data_dir that stands for the embedded sample
-_SLICE = re.compile(r"^(?P<base>\w+)(?:\[(?P<start>-?\d*):(?P<stop>-?\d*)\])?$")
+_SLICE = re.compile(r"(?P<base>\w+)(?:\[(?P<start>-?\d+)?:(?P<stop>-?\d+)?\])?")
 _HEADER, _FOOTER = 12, 4  # bytes around a TFRecord payload
+_LENGTH = struct.Struct("<Q")
 
 
 def resolve_data_dir(data_dir: str | None) -> str:
@@ -65,7 +69,7 @@ def resolve_split(expression: str, sizes: Mapping[str, int]) -> tuple[str, int, 
     Raises:
       FlanError: the expression does not parse, or its split is not there.
     """
-    match = _SLICE.match(expression)
+    match = _SLICE.fullmatch(expression)
     if not match:
         raise errors.FlanError(f"split {expression!r} is not understood; expected e.g. 'train', 'train[:30000]' or 'train[-200:]'")
     base = match["base"]
@@ -87,20 +91,34 @@ def resolve_train_split(splits: Mapping[str, str], sizes: Mapping[str, int]) -> 
     """Resolves the train split to rows that no other split of the dataset holds.
 
     FLAN writes `train[:30000]` beside `validation = train[-200:]`, which overlap on a copy of under 30,200 rows. The head
-    slice is a cap on the examples used, not a property of the data: it is left to the caller, so that rows which a filter
-    drops can be made up from beyond it.
+    slice is a cap on the examples used, not a property of the data: it is left to the caller (see `slice_rows`), so that
+    rows which a filter drops can be made up from beyond it. Of rows held out in the middle, those before them are left.
     `resolve_train_split({"train": "train[:30000]", "validation": "train[-200:]"}, {"train": 2000}) == ("train", 0, 1800)`.
     """
     base, start, stop = resolve_split(splits["train"], sizes)
-    match = _SLICE.match(splits["train"])
-    if match and match["stop"] and int(match["stop"]) > 0:
+    if slice_rows(splits["train"]) is not None:
         stop = sizes[base]
-    for name, expression in splits.items():
-        other = _SLICE.match(expression)
-        if name != "train" and other and other["base"] == base:
-            _, held, _ = resolve_split(expression, sizes)
-            stop = min(stop, held) if held > start else stop
-    return base, start, stop
+    others = [resolve_split(split, sizes) for name, split in splits.items() if name != "train" and _base(split) == base]
+    for _, held_start, held_stop in sorted(others):
+        if held_start <= start < held_stop:
+            start = held_stop
+        elif start < held_start < held_stop:
+            stop = min(stop, held_start)
+    return base, start, max(start, stop)
+
+
+def slice_rows(expression: str) -> int | None:
+    """The rows that a slice from the front asks for: `slice_rows("train[:30000]") == 30000`; None for any other."""
+    match = _SLICE.fullmatch(expression)
+    if not match or not match["stop"]:
+        return None
+    start, stop = int(match["start"] or 0), int(match["stop"])
+    return stop - start if 0 <= start < stop else None
+
+
+def _base(expression: str) -> str | None:
+    match = _SLICE.fullmatch(expression)
+    return match["base"] if match else None
 
 
 class NotPrepared(errors.FlanError):
@@ -127,14 +145,17 @@ class PreparedDataset:
             raise NotPrepared(
                 f"dataset {tfds_name!r} is not prepared in {data_dir}{_present_versions(data_dir, dataset)}"
             ) from None
-        self._splits = builder.info.splits
+        if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
+            raise errors.FlanError(
+                f"dataset {tfds_name!r} in {self.directory} is stored as {builder.info.file_format.value}; expected tfrecord"
+            )
+        self._splits = {name: _Split(info) for name, info in builder.info.splits.items()}
         self._leaves = _leaves(builder.info.features.get_serialized_info())
-        self._shards: dict[tuple[str, int], _Shard] = {}
 
     @property
     def sizes(self) -> dict[str, int]:
         """Rows of each split, from the dataset's own metadata."""
-        return {name: info.num_examples for name, info in self._splits.items()}
+        return {name: split.bounds[-1] for name, split in self._splits.items()}
 
     def rows(self, splits: Mapping[str, str], name: str) -> "Rows":
         """Returns the rows of a dataset's `train`, `validation` or `test` split.
@@ -153,15 +174,12 @@ class PreparedDataset:
         return Rows(self, *resolved)
 
     def read(self, split: str, index: int) -> spec_lib.Row:
-        """Reads row `index` of a whole split."""
-        info = self._splits[split]
-        bounds = _shard_bounds(tuple(info.shard_lengths))
-        number = int(np.searchsorted(bounds, index, side="right")) - 1
-        shard = self._shards.get((split, number))
-        if shard is None:
-            shard = _Shard(str(info.filepaths[number]), info.shard_lengths[number])
-            self._shards[split, number] = shard
-        return _LazyRow(shard[index - int(bounds[number])], self._leaves)
+        """Reads row `index` of a whole split.
+
+        Raises:
+          FlanError: its shard is missing or damaged.
+        """
+        return _LazyRow(self._splits[split].features(index), self._leaves)
 
 
 class Rows(Sequence[spec_lib.Row]):
@@ -182,42 +200,79 @@ class Rows(Sequence[spec_lib.Row]):
         return (self[index] for index in range(len(self)))
 
 
+class _Split:
+    """The shards of one split, opened when a row of theirs is asked for."""
+
+    def __init__(self, info: Any) -> None:
+        self._info = info
+        self.bounds = [0, *itertools.accumulate(info.shard_lengths)]
+        self._shards: dict[int, _Shard] = {}
+
+    def features(self, index: int) -> Mapping[str, Any]:
+        number = bisect.bisect_right(self.bounds, index) - 1
+        shard = self._shards.get(number)
+        if shard is None:
+            shard = _Shard(str(self._info.filepaths[number]), self._info.shard_lengths[number])
+            self._shards[number] = shard
+        return shard.features(index - self.bounds[number])
+
+
 class _Shard:
     """A TFRecord file and the offsets of its rows."""
 
     def __init__(self, path: str, rows: int) -> None:
-        if "://" in path:  # object stores have no mmap; a shard is read whole, once
-            from etils import epath
-
-            self._data: bytes | mmap.mmap = epath.Path(path).read_bytes()
-        else:
-            with open(path, "rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
+        try:
+            self._data = _contents(path)
+        except OSError as error:
+            raise errors.FlanError(f"{path}: cannot be read ({error.strerror or error}); prepare the dataset again") from None
         offsets = np.empty(rows + 1, np.int64)
         position, end = 0, len(self._data)
         for row in range(rows):
             offsets[row] = position
-            if position + _HEADER > end:
-                raise errors.FlanError(f"{path}: file ends after {row} rows, expected {rows}; prepare the dataset again")
-            position += _HEADER + struct.unpack_from("<Q", self._data, position)[0] + _FOOTER
+            if position + _HEADER <= end:
+                position += _HEADER + _LENGTH.unpack_from(self._data, position)[0] + _FOOTER
+            if position > end or offsets[row] == position:
+                raise errors.FlanError(f"{path}: damaged: row {row} of {rows} runs past its end; prepare the dataset again")
         if position != end:
             raise errors.FlanError(f"{path}: {end} bytes, but {rows} rows end at byte {position}; prepare the dataset again")
         offsets[rows] = position
-        self._offsets = offsets
+        self._offsets, self._path = offsets, path
 
-    def __getitem__(self, row: int) -> bytes:
-        return self._data[int(self._offsets[row]) + _HEADER : int(self._offsets[row + 1]) - _FOOTER]
+    def features(self, row: int) -> Mapping[str, Any]:
+        """The `tf.train.Feature` messages of a row, by key."""
+        parse, parse_error = _parser()
+        try:
+            payload = self._data[int(self._offsets[row]) + _HEADER : int(self._offsets[row + 1]) - _FOOTER]
+            return parse(payload).features.feature
+        except parse_error:
+            raise errors.FlanError(
+                f"{self._path}: damaged: row {row} is no tf.train.Example; prepare the dataset again"
+            ) from None
+
+
+def _contents(path: str) -> bytes | mmap.mmap:
+    if "://" in path:  # object stores have no mmap; a shard is read whole, once
+        from etils import epath
+
+        return epath.Path(path).read_bytes()
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
+
+
+@functools.cache
+def _parser() -> tuple[Callable[[bytes], Any], type[Exception]]:
+    from google.protobuf import message
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    return tf_example_pb2.Example.FromString, message.DecodeError
 
 
 class _LazyRow(Mapping[str, Any]):
     """A row whose fields are decoded when they are asked for: TriviaQA rows carry 50 kB of evidence nobody reads."""
 
-    def __init__(self, payload: bytes, leaves: Mapping[str, Any]) -> None:
-        from tensorflow_datasets.proto import tf_example_pb2
-
-        self._features = tf_example_pb2.Example.FromString(payload).features.feature
-        self._leaves = leaves
+    def __init__(self, features: Mapping[str, Any], leaves: Mapping[str, Any]) -> None:
+        self._features, self._leaves = features, leaves
 
     def __getitem__(self, key: str) -> Any:
         return _decode(self._features, key, self._leaves[key])
@@ -229,40 +284,55 @@ class _LazyRow(Mapping[str, Any]):
         return len(self._leaves)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Leaf:
+    """How one field is stored.
+
+    Attributes:
+      depth: levels of sequence around it.
+      shape: of one element; unknown sizes are -1.
+      is_bool: whether its integers are truth values.
+    """
+
+    depth: int
+    shape: tuple[int, ...]
+    is_bool: bool
+
+
 def _decode(features: Mapping[str, Any], key: str, leaf: Any) -> Any:
     """Decodes one field: text as str, a sequence as a list, a sequence of dicts as a dict of lists (as TFDS gives them)."""
-    if isinstance(leaf, Mapping):
+    if type(leaf) is dict:
         return {name: _decode(features, f"{key}/{name}", inner) for name, inner in leaf.items()}
-    depth, is_bool = leaf
-    if depth >= 2:  # TFDS stores a ragged field flat, with the lengths of each level beside it
-        values: list[Any] = _values(features[f"{key}/ragged_flat_values"], is_bool)
-        for level in range(depth - 2, -1, -1):
-            lengths = _values(features[f"{key}/ragged_row_lengths_{level}"], False)
-            ends = np.cumsum(lengths, dtype=np.int64)
-            values = [values[end - length : end] for length, end in zip(lengths, ends, strict=True)]
-        return values
-    values = _values(features[key], is_bool) if key in features else []
-    return values if depth else values[0]
+    if leaf.depth < 2:
+        values = _values(features[key], leaf.is_bool)
+        if leaf.shape:
+            values = np.reshape(np.asarray(values, object), (-1, *leaf.shape) if leaf.depth else leaf.shape).tolist()
+        return values if leaf.depth or leaf.shape else values[0]
+    # TFDS stores a ragged field flat, with the lengths of each level beside it.
+    values = _values(features[f"{key}/ragged_flat_values"], leaf.is_bool)
+    if leaf.shape:
+        values = np.reshape(np.asarray(values, object), (-1, *leaf.shape)).tolist()
+    for level in range(leaf.depth - 2, -1, -1):
+        lengths = _values(features[f"{key}/ragged_row_lengths_{level}"], False)
+        ends = itertools.accumulate(lengths)
+        values = [values[end - length : end] for length, end in zip(lengths, ends, strict=True)]
+    return values
 
 
 def _values(feature: Any, is_bool: bool) -> list[Any]:
     kind = feature.WhichOneof("kind")
     if kind == "bytes_list":
-        return [value.decode("utf-8", errors="replace") for value in feature.bytes_list.value]
+        return [value.decode("utf-8", "replace") for value in feature.bytes_list.value]
     values = list(getattr(feature, kind).value) if kind else []
     return [bool(value) for value in values] if is_bool else values
 
 
 def _leaves(info: Any) -> Any:
-    """Reduces TFDS's serialised-feature tree to `(depth, is_bool)` a leaf: all that decoding needs."""
+    """Reduces TFDS's serialised-feature tree to a `_Leaf` a field: all that decoding needs."""
     if isinstance(info, Mapping):
         return {name: _leaves(inner) for name, inner in info.items()}
-    return len(info.shape), info.np_dtype == np.bool_
-
-
-@functools.cache
-def _shard_bounds(lengths: tuple[int, ...]) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(lengths)])
+    shape = tuple(-1 if size is None else size for size in info.shape[info.sequence_rank :])
+    return _Leaf(info.sequence_rank, shape, info.np_dtype == np.bool_)
 
 
 def _present_versions(data_dir: str, dataset: str) -> str:

@@ -4,6 +4,7 @@ Every choice of the data path (which task, which row, which template) is a hash 
 epoch ...). The same key gives the same choice in any process, on any host count, at any time.
 """
 
+import math
 import zlib
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
-_FEISTEL_ROUNDS = 4
+_FEISTEL_ROUNDS = 6  # with 4, the places that an element of 3 to 6 is sent to are not equally likely
 
 
 def name_key(name: str) -> int:
@@ -47,8 +48,8 @@ def uniform(*keys: int | np.ndarray) -> np.ndarray:
 def permute(index: np.ndarray, size: int, key: int | np.ndarray) -> np.ndarray:
     """Returns where a keyed permutation of `range(size)` sends each index, without ever building the permutation.
 
-    A four-round Feistel network on the next even power of two, walked until it lands below `size` (four tries at most on
-    average). `sorted(permute(np.arange(10), 10, 7)) == list(range(10))`.
+    A Feistel network on the next square number m * m, adding modulo m, walked until it lands below `size`: one try nearly
+    always, since m * m exceeds `size` by 2 * sqrt(size) at most. `sorted(permute(np.arange(10), 10, 7)) == list(range(10))`.
 
     Args:
       index: int64 array [N], each in `[0, size)`.
@@ -58,18 +59,16 @@ def permute(index: np.ndarray, size: int, key: int | np.ndarray) -> np.ndarray:
     Returns:
       int64 array [N].
     """
+    result = np.array(index, np.int64)
     if size <= 1:
-        return np.zeros_like(index)
-    half = (int(size - 1).bit_length() + 1) // 2
-    mask = np.uint64((1 << half) - 1)
-    result = np.asarray(index, np.int64).copy()
+        return result
+    side = math.isqrt(size - 1) + 1
     keys = np.broadcast_to(np.asarray(key), result.shape)
     todo = np.arange(result.size)
     while todo.size:
-        value = result[todo].astype(np.uint64)
-        left, right = value >> np.uint64(half), value & mask
+        left, right = np.divmod(result[todo], side)
         for number in range(_FEISTEL_ROUNDS):
-            left, right = right, left ^ (hash64(keys[todo], number, right) & mask)
-        result[todo] = ((left << np.uint64(half)) | right).astype(np.int64)
+            left, right = right, (left + below(side, keys[todo], number, right)) % side
+        result[todo] = left * side + right
         todo = todo[result[todo] >= size]
     return result

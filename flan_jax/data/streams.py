@@ -4,13 +4,15 @@ Position p of a task's stream is fixed by (seed, task, p). A stream of flan_jax'
 over a foreign seqio task has to read its way there, and says how long that took.
 """
 
+import itertools
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
+from flan_jax import errors
 from flan_jax.data import seqio_tasks, vocabulary
 
 logger = logging.getLogger(__name__)
@@ -23,34 +25,83 @@ class Stream(Protocol):
         """Returns the examples at int64 positions [N], in that order."""
         ...
 
+    def seek(self, first: Mapping[int, int], lanes: int) -> None:
+        """Announces the readers: lane l reads, each once, positions l, l + lanes, ... from `first[l]` on; no other is read."""
+        ...
+
 
 class FlanStream:
     """The stream of one of flan_jax's tasks."""
 
     def __init__(
-        self, rows: seqio_tasks.TaskRows, tokenizer: vocabulary.Tokenizer, lengths: dict[str, int], seed: int
+        self,
+        rows: seqio_tasks.TaskRows,
+        tokenizer: vocabulary.Tokenizer,
+        lengths: dict[str, int],
+        seed: int,
+        shuffle: bool = True,
     ) -> None:
-        self._rows, self._tokenizer, self._lengths, self._seed = rows, tokenizer, lengths, seed
+        self.tokenizer, self.lengths = tokenizer, lengths
+        self._rows, self._seed, self._shuffle = rows, seed, shuffle
+
+    def texts(self, positions: np.ndarray) -> list[seqio_tasks.Formatted]:
+        """Returns the examples at int64 positions [N] before they are tokenised."""
+        return self._rows.draw(positions, self._seed, self._shuffle)
 
     def read(self, positions: np.ndarray) -> list[seqio_tasks.Tokenised]:
-        return seqio_tasks.tokenise(self._rows.draw(positions, self._seed), self._tokenizer, self._lengths)
+        return seqio_tasks.tokenise(self.texts(positions), self.tokenizer, self.lengths)
+
+    def seek(self, first: Mapping[int, int], lanes: int) -> None:
+        """Nothing to do: any position is read at once."""
+
+
+def read_together(requests: Sequence[tuple[Stream, np.ndarray]]) -> list[list[seqio_tasks.Tokenised]]:
+    """Reads positions of several streams of one mixture.
+
+    flan_jax's own are tokenised in one call: 64 examples of ten tasks at once take half the time of ten small calls.
+    """
+    texts = {i: stream.texts(at) for i, (stream, at) in enumerate(requests) if isinstance(stream, FlanStream)}
+    ours: Iterator[seqio_tasks.Tokenised] = iter(())
+    if texts:
+        stream = requests[next(iter(texts))][0]
+        assert isinstance(stream, FlanStream)
+        ours = iter(seqio_tasks.tokenise(list(itertools.chain(*texts.values())), stream.tokenizer, stream.lengths))
+    return [
+        list(itertools.islice(ours, len(positions))) if i in texts else stream.read(positions)
+        for i, (stream, positions) in enumerate(requests)
+    ]
 
 
 class SeqioStream:
     """The stream of a task out of seqio's registry: shuffled and repeated by seqio, read from the front."""
 
-    def __init__(self, task: Any, split: str, lengths: dict[str, int], seed: int) -> None:
-        self._task, self._split, self._lengths, self._seed = task, split, lengths, seed
+    def __init__(self, task: Any, split: str, lengths: dict[str, int], seed: int, shuffle: bool = True) -> None:
+        """Reads a first example, because seqio would look for ever for one in a task whose filters drop every row.
+
+        Raises:
+          FlanError: there is none.
+        """
+        self._task, self._split, self._lengths, self._seed, self._shuffle = task, split, lengths, seed, shuffle
+        self._first: Mapping[int, int] | None = None
+        self._lanes = 1
+        if next(self._open(num_epochs=1), None) is None:
+            raise errors.FlanError(f"seqio task {task.name!r} is empty: its preprocessors drop every row of split {split!r}")
         self._restart()
 
-    def _restart(self) -> None:
+    def _open(self, num_epochs: int | None) -> Iterator[dict[str, Any]]:
         dataset = self._task.get_dataset(
-            sequence_length=self._lengths, split=self._split, shuffle=True, seed=self._seed, num_epochs=None
+            sequence_length=self._lengths, split=self._split, shuffle=self._shuffle, seed=self._seed, num_epochs=num_epochs
         )
-        self._elements = dataset.as_numpy_iterator()
+        return dataset.as_numpy_iterator()
+
+    def _restart(self) -> None:
+        self._elements = self._open(num_epochs=None)
         self._next = 0
         # Lanes read the stream a little out of step: what one lane has passed over, another is about to ask for.
         self._passed: dict[int, seqio_tasks.Tokenised] = {}
+
+    def seek(self, first: Mapping[int, int], lanes: int) -> None:
+        self._first, self._lanes = dict(first), lanes
 
     def read(self, positions: np.ndarray) -> list[seqio_tasks.Tokenised]:
         wanted = [int(position) for position in positions]
@@ -60,17 +111,24 @@ class SeqioStream:
         started = time.monotonic()
         while self._next <= max(wanted):
             element = next(self._elements)
-            self._passed[self._next] = _trimmed(element, self._lengths)
+            if self._is_ahead(self._next):
+                self._passed[self._next] = _trimmed(element, self._lengths)
             self._next += 1
         if ahead > 10_000:
             seconds = time.monotonic() - started
             logger.info("task %s: skipped %d examples in %.1f s to resume", self._task.name, ahead, seconds)
         return [self._passed.pop(position) for position in wanted]
 
+    def _is_ahead(self, position: int) -> bool:
+        """Whether a lane of this process will ask for it; others would be kept for ever."""
+        if self._first is None:
+            return True
+        first = self._first.get(position % self._lanes)
+        return first is not None and position >= first
 
-def _trimmed(element: dict[str, Any], lengths: dict[str, int]) -> seqio_tasks.Tokenised:
+
+def _trimmed(element: Mapping[str, Any], lengths: dict[str, int]) -> seqio_tasks.Tokenised:
     def ids(name: str) -> list[int]:
-        values: Iterable[Any] = element.get(name, ())
-        return [int(value) for value in values][: lengths[name]]
+        return np.asarray(element.get(name, ()), np.int64)[: lengths[name]].tolist()
 
     return seqio_tasks.Tokenised(ids("inputs"), ids("targets"))

@@ -37,7 +37,8 @@ def lint(dataset: spec.DatasetSpec) -> list[str]:
     for (i, one), (j, other) in itertools.combinations(enumerate(texts), 2):
         if difflib.SequenceMatcher(None, one, other, autojunk=False).ratio() >= _NEAR:
             problems.append(f"{i} and {j} are nearly the same")
-    return [f"{dataset.templates}.yaml, template {problem}" for problem in problems]
+    file = templates.path(dataset.templates).name
+    return [f"{file}, template {problem}" for problem in problems]
 
 
 def unrepresentable(dataset: spec.DatasetSpec, tokenizer: vocabulary.Tokenizer) -> list[str]:

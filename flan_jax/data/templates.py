@@ -99,18 +99,26 @@ def load(name: str) -> tuple[Template, ...]:
     """
     import yaml
 
-    folder = shipped.directory("tasks") / "templates"
-    path = pathlib.Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
-    if not path.is_file():
-        raise errors.unknown("template file", name, [file.stem for file in folder.glob("*.yaml")])
+    file = path(name)
+    if not file.is_file():
+        raise errors.unknown("template file", name, [found.stem for found in _folder().glob("*.yaml")])
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise errors.FlanError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise errors.FlanError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
     entries = content.get("templates") if isinstance(content, dict) else content
     if not isinstance(entries, list) or not entries:
-        raise errors.FlanError(f"{path}: expected a list of templates, or a mapping with `templates:`")
-    return tuple(_template(entry, f"{path}, template {number}") for number, entry in enumerate(entries))
+        raise errors.FlanError(f"{file}: expected a list of templates, or a mapping with `templates:`")
+    return tuple(_template(entry, f"{file}, template {number}") for number, entry in enumerate(entries))
+
+
+def path(name: str) -> pathlib.Path:
+    """Where the templates of that name are: a shipped file, or the user's own where the name ends in `.yaml`."""
+    return pathlib.Path(name) if name.endswith((".yaml", ".yml")) else _folder() / f"{name}.yaml"
+
+
+def _folder() -> pathlib.Path:
+    return shipped.directory("tasks") / "templates"
 
 
 def _template(entry: object, where: str) -> Template:
@@ -119,8 +127,11 @@ def _template(entry: object, where: str) -> Template:
     for key in entry:
         if key not in _KEYS:
             raise errors.FlanError(f"{where}: {errors.unknown('key', str(key), _KEYS)}")
+    is_reversed = entry.get("reversed", False)
+    if not isinstance(is_reversed, bool):
+        raise errors.FlanError(f"{where}: `reversed` expects true or false, got {is_reversed!r}")
     return Template(
-        inputs=_segments(entry["inputs"], where), targets=_segments(entry["targets"], where), reversed=entry.get("reversed", False)
+        inputs=_segments(entry["inputs"], where), targets=_segments(entry["targets"], where), reversed=is_reversed
     )
 
 
@@ -134,5 +145,6 @@ def _segments(pattern: object, where: str) -> Segments:
         raise errors.FlanError(f"{where}: {error}; write {{{{ and }}}} for braces that are meant as text") from None
     for _, field, form, conversion in parts:
         if field is not None and (not field.isidentifier() or form or conversion):
-            raise errors.FlanError(f"{where}: expected a plain field name in braces, got {field!r}")
+            given = field + (f"!{conversion}" if conversion else "") + (f":{form}" if form else "")
+            raise errors.FlanError(f"{where}: expected a plain field name in braces, got {given!r}")
     return tuple((literal, field) for literal, field, _, _ in parts)

@@ -37,8 +37,8 @@ def summary(results: Sequence[TaskResult]) -> dict[str, Any]:
     """Sums results up.
 
     Returns:
-      JSON-ready: `tasks` as given; `datasets` with mean, standard deviation over templates (sample, n - 1), best and worst
-      template; `clusters` with the mean of their datasets' means.
+      JSON-ready: `tasks` as given; `datasets` with mean, standard deviation over templates (sample, n - 1; None for one
+      template), best and worst template; `clusters` with the mean of their datasets' means.
     """
     datasets = []
     for name in dict.fromkeys(result.dataset for result in results):
@@ -74,8 +74,8 @@ def table(found: dict[str, Any]) -> str:
             entry["dataset"],
             entry["cluster"],
             entry["metric"],
-            *(f"{entry[key]:.1f}" for key in ("mean", "std", "min", "max")),
-            "" if entry["chance"] is None else f"{entry['chance']:.1f}",
+            # One template has no deviation, and generation no chance level.
+            *("" if entry[key] is None else f"{entry[key]:.1f}" for key in ("mean", "std", "min", "max", "chance")),
             str(entry["templates"]),
             str(entry["examples"]),
         )

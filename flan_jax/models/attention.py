@@ -125,12 +125,20 @@ class RelativePositionBias(nn.Module):
     def __call__(self, queries: int, keys: int) -> jax.Array:
         """The bias of whole sequences, float32 [H, Q, S].
 
-        A product with the one-hot buckets: the gradient of a gather would scatter Q x S numbers into 32 places.
+        It depends on key minus query only, so that one number per distance is looked up and then shifted by one place
+        from row to row. The gradient is a sum along diagonals, without a Q x S scatter into 32 places or a product with
+        Q x S one-hot buckets, which on a CPU took 7% of a T5.1.1-small step.
         """
-        relative = np.arange(keys)[None, :] - np.arange(queries)[:, None]
-        buckets_QxS = relative_buckets(relative, bidirectional=self.bidirectional)
-        one_hot_QxSxN = jnp.asarray(buckets_QxS)[:, :, None] == np.arange(RELPOS_BUCKETS, dtype=np.int32)[None, None]
-        return jnp.einsum("hn,qsn->hqs", self.rel_embedding, one_hot_QxSxN.astype(jnp.float32))
+        distances = np.arange(1 - queries, keys)
+        buckets = relative_buckets(distances, bidirectional=self.bidirectional)
+        one_hot_NxR = np.arange(RELPOS_BUCKETS)[:, None] == buckets[None, :]
+        by_distance_HxR = self.rel_embedding @ jnp.asarray(one_hot_NxR, jnp.float32)
+        # A row of Q + S numbers, repeated and cut into rows that are one shorter, moves right by one in each.
+        period = queries + keys
+        padded_HxP = jnp.pad(by_distance_HxR, ((0, 0), (0, 1)))
+        repeated = jnp.broadcast_to(padded_HxP[:, None, :], (self.num_heads, queries, period))
+        flat = repeated.reshape(self.num_heads, queries * period)[:, : queries * (period - 1)]
+        return flat.reshape(self.num_heads, queries, period - 1)[:, :, queries - 1 :]
 
     def step(self, position: jax.Array, keys: int) -> jax.Array:
         """The row of the causal bias for the query at `position` (a scalar), float32 [H, 1, S]."""

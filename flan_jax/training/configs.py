@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from flan_jax import sharding
+from flan_jax import errors, sharding
 from flan_jax.models import api
 
 
@@ -144,6 +144,19 @@ class EncoderDecoderModel:
     z_loss: float = 0.0
     label_smoothing: float = 0.0
     loss_normalizing_factor: float | str | None = None
+
+    def __post_init__(self) -> None:
+        if self.input_vocabulary != self.output_vocabulary:
+            raise errors.FlanError(
+                f"input_vocabulary {self.input_vocabulary} and output_vocabulary {self.output_vocabulary} differ; expected equal ones"
+            )
+        # A piece beyond the embedding would silently read its last row.
+        pieces = getattr(self.input_vocabulary, "vocab_size", 0)
+        if pieces > self.config.vocab_size:
+            raise errors.FlanError(
+                f"the vocabulary has {pieces} pieces, but network.T5Config.vocab_size is {self.config.vocab_size}; "
+                f"expected at least {pieces}"
+            )
 
     @property
     def config(self) -> api.T5Config:

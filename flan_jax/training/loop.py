@@ -1,6 +1,8 @@
 """The training loop: dispatches steps, reads their metrics one step late, and calls what is due in between."""
 
+import contextlib
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -72,6 +74,8 @@ def run(
       The state after the last step.
     """
     current, pending = first, None
+    if schedule.start < schedule.total:
+        batches = _started(batches, schedule.start, hooks)
     meter = _Meter(schedule, hooks)
     with progress_lib.Progress("train", schedule.total, start=schedule.start) as bar:
         for step in range(schedule.start + 1, schedule.total + 1):
@@ -82,7 +86,7 @@ def run(
             current, sums = step_fn(current, features, key)
             if pending is not None:
                 bar.advance(1, **meter.finished(*pending))
-            pending = (step, sums, batch.tokens, len(batch.features["decoder_target_tokens"]))
+            pending = (step, sums, batch.tokens, batch.features["decoder_target_tokens"].shape)
             last = step == schedule.total
             due_save = last or (schedule.save_period > 0 and step % schedule.save_period == 0)
             due_eval = schedule.eval_period > 0 and (last or step % schedule.eval_period == 0)
@@ -91,10 +95,27 @@ def run(
                 pending = None
                 with meter.paused():
                     if due_eval:
-                        hooks.evaluate(step, current)
+                        with _timed("evaluate", step, hooks):
+                            hooks.evaluate(step, current)
                     if due_save:
-                        hooks.save(step, current, batch.state)
+                        with _timed("checkpoint", step, hooks):
+                            hooks.save(step, current, batch.state)
     return current
+
+
+def _started(batches: Iterator[Any], step: int, hooks: Hooks) -> Iterator[Any]:
+    """Waits for the first batch, which takes longer than any later one: opening files, filling the packers."""
+    began = time.monotonic()
+    first = next(batches)
+    hooks.stats(step, {"timing/train_iter_warmup": time.monotonic() - began})
+    return itertools.chain([first], batches)
+
+
+@contextlib.contextmanager
+def _timed(what: str, step: int, hooks: Hooks) -> Iterator[None]:
+    began = time.monotonic()
+    yield
+    hooks.stats(step, {f"timing/{what}_seconds": time.monotonic() - began})
 
 
 class _Meter:
@@ -103,8 +124,9 @@ class _Meter:
     def __init__(self, schedule: Schedule, hooks: Hooks) -> None:
         self._schedule, self._hooks = schedule, hooks
         self._sums = metrics.Accumulator()
-        self._tokens = self._rows = 0
+        self._tokens = self._rows = self._target_tokens = 0
         self._started, self._waited = time.monotonic(), 0.0
+        self._all_tokens, self._earlier = 0, 0.0  # of the whole loop, and its seconds before `_started`
 
     def waited(self, seconds: float) -> None:
         self._waited += seconds
@@ -116,21 +138,25 @@ class _Meter:
         """Leaves time out of the count: an evaluation or a checkpoint is not training."""
         self._started += seconds
 
-    def finished(self, step: int, sums: Mapping[str, Any], tokens: int, rows: int) -> dict[str, float]:
+    def finished(self, step: int, sums: Mapping[str, Any], tokens: int, shape: tuple[int, int]) -> dict[str, float]:
         """Takes a step's metrics in; returns what the progress bar shows."""
         sums = jax.device_get(dict(sums))
         self._sums.add(sums)
         self._tokens += tokens
-        self._rows += rows
+        self._all_tokens += tokens
+        self._rows += shape[0]
+        self._target_tokens += shape[0] * shape[1]
         seconds = max(time.monotonic() - self._started, 1e-9)
-        shown = {"loss": float(sums["undivided_loss"] / sums["weights"]), "tokens/s": self._tokens / seconds}
+        # The rate over the whole loop: the one since the last line of metrics jumps while few steps are in it.
+        rate = self._all_tokens * jax.process_count() / (self._earlier + seconds)
+        shown = {"loss": float(sums["undivided_loss"] / sums["weights"]), "tokens/s": rate}
         if step % self._schedule.stats_period == 0 or step == self._schedule.total:
             self._write(step, seconds)
         return shown
 
     def _write(self, step: int, seconds: float) -> None:
         steps = self._sums.steps
-        rows = self._rows * jax.process_count()
+        rows, targets = self._rows * jax.process_count(), self._target_tokens * jax.process_count()
         tags = self._sums.take()
         tags |= {
             "timing/seconds": seconds,
@@ -138,11 +164,14 @@ class _Meter:
             "timing/seqs": rows,
             "timing/seqs_per_second": rows / seconds,
             "timing/seqs_per_second_per_core": rows / seconds / jax.device_count(),
+            "timing/target_tokens_per_second": targets / seconds,
+            "timing/target_tokens_per_second_per_core": targets / seconds / jax.device_count(),
             "timing/real_tokens_per_second": self._tokens * jax.process_count() / seconds,
             "timing/data_wait_seconds": self._waited,
         }
         self._hooks.stats(step, tags)
-        self._tokens = self._rows = 0
+        self._tokens = self._rows = self._target_tokens = 0
+        self._earlier += seconds
         self._started, self._waited = time.monotonic(), 0.0
 
 

@@ -25,7 +25,6 @@ def _onehot_mask(logits: jax.Array, targets: jax.Array) -> jax.Array:
     return ids == targets[..., None]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def token_losses(
     logits_BxTxV: jax.Array, targets_BxT: jax.Array, label_smoothing: float = 0.0, z_loss: float = 0.0
 ) -> tuple[jax.Array, jax.Array]:
@@ -44,6 +43,12 @@ def token_losses(
     Returns:
       The loss including z-loss, and the z-loss alone for reporting (no gradient flows through the latter); each [B, T].
     """
+    both: Any = _token_losses(logits_BxTxV, targets_BxT, label_smoothing, z_loss)
+    return both
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _token_losses(logits_BxTxV: jax.Array, targets_BxT: jax.Array, label_smoothing: float, z_loss: float):
     return _token_losses_forward(logits_BxTxV, targets_BxT, label_smoothing, z_loss)[0]
 
 
@@ -83,7 +88,7 @@ def _token_losses_backward(
     return scale_BxT[..., None] * probabilities_BxTxV - gradient_BxT[..., None] * soft_BxTxV, None
 
 
-token_losses.defvjp(_token_losses_forward, _token_losses_backward)
+_token_losses.defvjp(_token_losses_forward, _token_losses_backward)
 
 
 def weights_and_divisor(factor: float | int | str | None, batch: Batch) -> tuple[jax.Array, jax.Array | float | None]:
@@ -159,8 +164,7 @@ def loss_and_sums(
         )
     targets_BxT = batch["decoder_target_tokens"]
     logits_BxTxV = logits_BxTxV.astype(jnp.float32)
-    per_token: Any = token_losses(logits_BxTxV, targets_BxT, label_smoothing, z_loss)
-    losses_BxT, penalties_BxT = per_token
+    losses_BxT, penalties_BxT = token_losses(logits_BxTxV, targets_BxT, label_smoothing, z_loss)
     scale = 1.0 if divisor is None else divisor
     loss = jnp.sum(losses_BxT * weights_BxT / scale)
     correct_BxT = jnp.argmax(jax.lax.stop_gradient(logits_BxTxV), axis=-1) == targets_BxT

@@ -49,15 +49,21 @@ def _arrays(sums: Mapping[str, float]) -> dict[str, Any]:
 class Writer:
     """Writes scalars under a directory, by process 0 only."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, continues: int = 0) -> None:
+        """Args:
+        directory: made if absent; what an earlier run wrote there is kept.
+        continues: the step that the run goes on from; TensorBoard then hides what was written of later ones before.
+        """
         self._events: Any = None
         self._lines: Any = None
         if jax.process_index() == 0:
             import tensorboardX
 
             os.makedirs(directory, exist_ok=True)
-            self._events = tensorboardX.SummaryWriter(directory, write_to_disk=True)
-            self._lines = open(os.path.join(directory, METRICS_FILE), "a", encoding="utf-8")  # noqa: SIM115  (held for the run)
+            path = os.path.join(directory, METRICS_FILE)
+            _drop_half_line(path)
+            self._events = tensorboardX.SummaryWriter(directory, purge_step=continues + 1 if continues else None)
+            self._lines = open(path, "a", encoding="utf-8")  # noqa: SIM115  (held for the run)
 
     def write(self, step: int, tags: Mapping[str, float]) -> None:
         """Writes tags at a step."""
@@ -75,13 +81,26 @@ class Writer:
             self._lines.close()
 
 
+def _drop_half_line(path: str) -> None:
+    """Cuts off what a killed run began to write, so that the next line starts on its own."""
+    if not os.path.exists(path):
+        return
+    with open(path, "r+b") as file:
+        whole = file.read().rfind(b"\n") + 1
+        file.truncate(whole)
+
+
 def read(directory: str) -> list[dict[str, float]]:
-    """Reads what `Writer` wrote, ordered by step; after a restart the later of two lines for a step counts."""
+    """Reads what `Writer` wrote: one entry a step, in order.
+
+    A step may have several lines, with a tag in each; where one was written twice, by a run and by its restart, the later
+    value counts.
+    """
     path = os.path.join(directory, METRICS_FILE)
     by_step: dict[int, dict[str, float]] = {}
     with open(path, encoding="utf-8") as file:
         for line in file:
             if line.endswith("\n"):  # a killed run may leave half a line
                 entry = json.loads(line)
-                by_step[int(entry["step"])] = entry
+                by_step.setdefault(int(entry["step"]), {}).update(entry)
     return [by_step[step] for step in sorted(by_step)]

@@ -50,25 +50,10 @@ def abstract(config: api.T5Config, optimizer: Any) -> TrainState:
 def shardings(config: api.T5Config, optimizer: Any, mesh: Any, rules: Any = sharding.STANDARD_RULES) -> TrainState:
     """Where each array of the state lives: a `TrainState` of shardings.
 
-    A slot of the parameter's own shape lies as the parameter does; any other (a factored moment, a placeholder) is small
-    and lies on every device.
+    A slot is split along the axes that it shares with its parameter: a whole moment lies as the parameter does, a
+    factored one as what is left of it.
     """
     shapes = abstract(config, optimizer)
-    whole = sharding.replicated(mesh)
     params = sharding.param_shardings(mesh, api.logical_axes(config), shapes.params, rules)
-    by_path = {path: (leaf.shape, where) for (path, leaf), where in zip(_flat(shapes.params), jax.tree.leaves(params), strict=True)}
-
-    def slot(path: tuple[Any, ...], leaf: Any) -> Any:
-        for start in range(len(path) + 1):
-            for stop in range(len(path), start, -1):
-                shape, where = by_path.get(path[start:stop], (None, None))
-                if shape == leaf.shape:
-                    return where
-        return whole
-
-    slots = jax.tree_util.tree_map_with_path(slot, shapes.opt_state)
-    return TrainState(step=whole, params=params, opt_state=slots)
-
-
-def _flat(tree: Tree) -> list[tuple[tuple[Any, ...], Any]]:
-    return jax.tree_util.tree_flatten_with_path(tree)[0]
+    slots = sharding.param_shardings(mesh, optimizer.state_axes(shapes.params), shapes.opt_state, rules)
+    return TrainState(step=sharding.replicated(mesh), params=params, opt_state=slots)

@@ -4,10 +4,12 @@ import math
 import string
 
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flan_jax import errors
+from flan_jax.data import spec
 from flan_jax.evaluation import metrics
 
 words = st.lists(
@@ -145,15 +147,133 @@ def test_answer_accuracy_reads_the_answers():
     assert metrics.answer_accuracy(targets, predictions) == {"answer_accuracy": 50.0, "unparsed": 25.0}
 
 
+YES_NO = st.sampled_from(["yes", "no"])
+
+
+def f1_of_yes_by_definition(pairs):
+    """From precision and recall, each text that is no answer first replaced by the wrong answer, as in T5."""
+    wrong = {"yes": "no", "no": "yes"}
+    pairs = [(target, given if given in wrong else wrong[target]) for target, given in pairs]
+    hits = pairs.count(("yes", "yes"))
+    if not hits:
+        return 0.0
+    precision = hits / [given for _, given in pairs].count("yes")
+    recall = hits / [target for target, _ in pairs].count("yes")
+    return 200 * precision * recall / (precision + recall)
+
+
+@given(st.lists(st.tuples(YES_NO, st.sampled_from(["yes", "no", "Yes", "", "perhaps"])), min_size=1, max_size=12))
+def test_f1_and_accuracy_follow_their_definitions(pairs):
+    targets, predictions = zip(*pairs, strict=True)
+    assert metrics.f1_and_accuracy(targets, predictions) == pytest.approx(
+        {
+            "f1": f1_of_yes_by_definition(pairs),
+            "accuracy": 100 * sum(target == given for target, given in pairs) / len(pairs),
+        }
+    )
+
+
+def test_f1_and_accuracy_literals():
+    # One hit, one miss, one false alarm, and "maybe" for "no", a second one: 2 / (2 + 1 + 2).
+    targets, predictions = ["yes", "yes", "no", "no", "no"], ["yes", "no", "yes", "maybe", "no"]
+    assert metrics.f1_and_accuracy(targets, predictions) == pytest.approx({"f1": 40.0, "accuracy": 40.0})
+    assert metrics.f1_and_accuracy(["no"], ["no"]) == {"f1": 0.0, "accuracy": 100.0}
+    with pytest.raises(errors.FlanError, match="target 1 is 'equivalent'; expected 'yes' or 'no'"):
+        metrics.f1_and_accuracy(["no", "equivalent"], ["no", "no"])
+
+
+@given(st.lists(st.tuples(st.sampled_from("pqr"), YES_NO, st.sampled_from(["yes", "no", "yes!"])), min_size=1))
+def test_multirc_follows_its_definition(rows):
+    targets = [metrics.Grouped(group, answer) for group, answer, _ in rows]
+    predictions = [given for _, _, given in rows]
+    groups = {group for group, _, _ in rows}
+    whole = [all(answer == given for g, answer, given in rows if g == group) for group in groups]
+    assert metrics.multirc(targets, predictions) == pytest.approx(
+        {
+            "f1": f1_of_yes_by_definition([(answer, given) for _, answer, given in rows]),
+            "exact_match": 100 * sum(whole) / len(whole),
+        }
+    )
+
+
+def test_multirc_counts_questions_not_answers():
+    # Question a has both of its responses right, question b one of three; their order does not matter.
+    targets = [metrics.Grouped(*pair) for pair in [("a", "yes"), ("b", "no"), ("a", "no"), ("b", "yes"), ("b", "no")]]
+    assert metrics.multirc(targets, ["yes", "yes", "no", "no", "no"]) == pytest.approx(
+        {"f1": 50.0, "exact_match": 50.0}
+    )
+
+
+def test_targets_carry_what_the_metric_needs():
+    example = spec.Example({"question": "Who?", "group": "7-1"}, "Ann", answers=("Ann", "Anna"))
+    assert metrics.get("accuracy").target(example) == "Ann"
+    assert metrics.get("squad").target(example) == ["Ann", "Anna"]
+    assert metrics.get("multirc").target(example) == metrics.Grouped("7-1", "Ann")
+    with pytest.raises(errors.FlanError, match=r"'multirc' needs a field 'group'; the example has \['question'\]"):
+        metrics.get("multirc").target(spec.Example({"question": "Who?"}, "Ann"))
+
+
+numbers = st.sampled_from(["0", "1.5", " 2", "3.0", "4e0", "5", "-7", "1e200"])
+
+
+@given(st.lists(st.tuples(numbers, st.one_of(numbers, st.sampled_from(["nan", "inf", "five", ""]))), min_size=2))
+def test_correlations_equal_scipys(pairs):
+    targets, predictions = zip(*pairs, strict=True)
+    wanted = [float(text) for text in targets]
+    given_numbers = [-1.0 if text in ("nan", "inf", "five", "") else float(text) for text in predictions]
+    found = metrics.pearson_spearman(targets, predictions)
+    assert found["unparsed"] == pytest.approx(100 * sum(n == -1.0 for n in given_numbers) / len(pairs))
+    if len(set(wanted)) == 1 or len(set(given_numbers)) == 1:
+        assert found["pearson_corrcoef"] == found["spearman_corrcoef"] == 0.0
+        return
+    assert found["spearman_corrcoef"] == pytest.approx(
+        100 * scipy.stats.spearmanr(wanted, given_numbers).statistic, abs=1e-9
+    )
+    # SciPy's own sum of squares overflows for 1e200; to correlation, a common factor is nothing.
+    small = [[value / 1e100 for value in side] if 1e200 in side else side for side in (wanted, given_numbers)]
+    assert found["pearson_corrcoef"] == pytest.approx(100 * scipy.stats.pearsonr(*small).statistic, abs=1e-9)
+
+
+def test_correlation_literals():
+    # Deviations -1, 0, 1 and -1, 1, 0: products sum to 1, squares to 2 and 2.
+    assert metrics.pearson_spearman(["1", "2", "3"], ["1", "3", "2"]) == pytest.approx(
+        {"pearson_corrcoef": 50.0, "spearman_corrcoef": 50.0, "unparsed": 0.0}
+    )
+    # "n/a" is -1, the lowest of three; ranks 1, 2, 3 against 3, 2, 1.
+    found = metrics.pearson_spearman(["1", "2", "3"], ["5.0", "0", "n/a"])
+    assert found["spearman_corrcoef"] == pytest.approx(-100.0)
+    assert found["unparsed"] == pytest.approx(100 / 3)
+    with pytest.raises(errors.FlanError, match="target 1 is 'high'; expected a number"):
+        metrics.pearson_spearman(["1", "high"], ["1", "2"])
+
+
+def test_record_is_squads_score_of_the_best_entity():
+    targets = [["Paris", "the city of Paris"], ["Ann Lee"]]
+    # "Ann" has precision 1 and recall 1/2.
+    assert metrics.record(targets, ["City of paris.", "Ann"]) == pytest.approx(
+        {"em": 50.0, "f1": 100 * (1 + 2 / 3) / 2}
+    )
+
+
+# A right answer and what a perfect prediction of it scores; 100 if nothing else is said.
+PERFECT = {
+    "answer_accuracy": (["24"], ["24"]),
+    "f1_and_accuracy": (["yes", "no"], ["yes", "no"]),
+    "multirc": ([metrics.Grouped("a", "yes"), metrics.Grouped("a", "no")], ["yes", "no"]),
+    "pearson_spearman": (["1", "2.5"], ["1", "2.5"]),
+}
+LONG = "The answer is 24"  # BLEU wants four tokens
+
+
 def test_names():
     with pytest.raises(errors.FlanError, match="unknown metric 'acuracy'; did you mean 'accuracy'"):
         metrics.get("acuracy")
-    perfect = {"predict": {False: (["24"], ["24"]), True: ([["24"]], ["24"])}, "score": {True: ([[0.0, -1.0]], [{0}])}}
+    perfect = {"predict": {False: ([LONG], [LONG]), True: ([[LONG]], [LONG])}, "score": {True: ([[0.0, -1.0]], [{0}])}}
     for name in metrics.METRICS:
         metric = metrics.get(name)
-        values = metric.function(*perfect[metric.kind][metric.all_answers])
+        values = metric.function(*PERFECT.get(name, perfect[metric.kind][metric.all_answers]))
         # With one class of three, the mean of three F1 is a third.
-        assert values[metric.main] == pytest.approx(100 / 3 if name == "mean_3class_f1" else 100.0)
+        assert values[metric.main] == pytest.approx(100 / 3 if name == "mean_3class_f1" else 100.0), name
 
 
 def test_wrong_shapes_are_refused():
@@ -162,9 +282,10 @@ def test_wrong_shapes_are_refused():
             metric.function([], [])
         with pytest.raises(ValueError, match="1 targets and 0 predictions"):
             metric.function(["a"], [])
-    for targets in ["x", ["x"], [[]]]:
-        with pytest.raises(errors.FlanError, match="expected a list of accepted answers"):
-            metrics.trivia_qa(targets, ["x"])
+    for name in ("trivia_qa", "squad", "record", "multi_reference_rouge"):
+        for targets in ["x", ["x"], [[]]]:
+            with pytest.raises(errors.FlanError, match=f"{name}: target 0 .* expected a list of accepted answers"):
+                metrics.get(name).function(targets, ["x"])
 
 
 def test_mean_and_std_over_templates():

@@ -1,5 +1,7 @@
 """Relative positions against t5x's table, and the one attention function against its definition."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,3 +58,17 @@ def test_dropout_removes_the_same_keys_for_all_queries_and_scales_the_rest():
     assert not kept.all()
     np.testing.assert_array_equal(kept, np.broadcast_to(kept[:, :1], kept.shape))
     np.testing.assert_allclose(np.asarray(dropped)[kept], 2 * np.asarray(plain)[kept], rtol=1e-5)
+
+
+def test_bias_of_sequences_looks_every_distance_up_and_a_step_is_one_of_its_rows():
+    for bidirectional, (queries, keys) in ((True, (5, 9)), (True, (9, 5)), (False, (300, 300))):
+        module = attention.RelativePositionBias(num_heads=3, bidirectional=bidirectional)
+        table = jax.random.normal(jax.random.key(0), (3, 32))
+        variables = {"params": {"rel_embedding": table}}
+        bias: Any = module.apply(variables, queries, keys)
+        relative = np.arange(keys)[None, :] - np.arange(queries)[:, None]
+        buckets = attention.relative_buckets(relative, bidirectional=bidirectional)
+        np.testing.assert_allclose(bias, np.asarray(table)[:, buckets], rtol=1e-6)
+        if not bidirectional:
+            row: Any = module.apply(variables, jnp.int32(200), keys, method="step")
+            np.testing.assert_allclose(np.asarray(row)[:, 0, :201], np.asarray(bias)[:, 200, :201], rtol=1e-6)

@@ -1,0 +1,31 @@
+"""Starts runs of their own, on one device: what a user's shell does."""
+
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+
+
+@pytest.fixture(scope="session")
+def launch(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Sequence[str], pathlib.Path], subprocess.Popen]:
+    """(what comes after `flan`, log file) -> the process. What one run compiles the next ones find compiled."""
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": "",
+        "PYTHONPATH": str(ROOT),
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+
+    def start(arguments: Sequence[str], log: pathlib.Path) -> subprocess.Popen:
+        log.parent.mkdir(exist_ok=True, parents=True)
+        with log.open("ab") as file:
+            command = [sys.executable, "-m", "flan_jax.cli", *arguments]
+            return subprocess.Popen(command, env=environment, stdout=file, stderr=file)
+
+    return start
