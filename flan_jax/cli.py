@@ -138,12 +138,12 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code. A user's mistake ends with one message and code 1."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    if not argv or argv[0] in ("-h", "--help"):
-        listed = "\n".join(f"  {name:16}{about}" for name, (_, about) in COMMANDS.items())
-        print(f"usage: flan COMMAND [flags]\n\ncommands:\n{listed}\n\n`flan COMMAND --help` says more.")
-        return 0 if argv else 2
     log.set_up()
     with errors.reported():
+        if not argv or argv[0] in ("-h", "--help"):
+            listed = "\n".join(f"  {name:16}{about}" for name, (_, about) in COMMANDS.items())
+            print(f"usage: flan COMMAND [flags]\n\ncommands:\n{listed}\n\n`flan COMMAND --help` says more.")
+            return 0 if argv else 2
         if argv[0] not in COMMANDS:
             raise errors.unknown("command", argv[0], COMMANDS)
         return COMMANDS[argv[0]][0](argv[1:])

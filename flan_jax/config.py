@@ -245,6 +245,8 @@ def config_str(parsed: ParsedConfig | None = None) -> str:
     lines = [f"import {module}" for module in sorted(parsed.imports)]
     lines += [f"{name} = {value!r}" for name, value in sorted(macros.items())]
     for (selector, scope), params in sorted(bound.items()):
+        if not params:
+            continue
         lines.append("")
         prefix = f"{scope}/{selector}" if scope else selector
         lines += [f"{prefix}.{name} = {value!r}" for name, value in sorted(params.items())]

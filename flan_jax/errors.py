@@ -6,6 +6,7 @@ is a bug of flan_jax and keeps its traceback.
 
 import contextlib
 import difflib
+import os
 import sys
 from collections.abc import Iterable, Iterator
 
@@ -44,12 +45,20 @@ def nearest(given: str, known: Iterable[str], *, show: int = 12) -> str:
 
 @contextlib.contextmanager
 def reported() -> Iterator[None]:
-    """Prints a `FlanError` raised inside as one message on stderr and exits with code 1; Ctrl-C exits with 130."""
+    """Prints a `FlanError` raised inside as one message on stderr and exits with code 1; Ctrl-C exits with 130.
+
+    A reader that closes the pipe early (`| head`) ends the program quietly with 141, as it ends other tools.
+    """
     try:
         yield
+        sys.stdout.flush()
     except FlanError as error:
         print(f"flan: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("flan: interrupted", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:
+        # Python writes what is still buffered when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)

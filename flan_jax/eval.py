@@ -163,7 +163,7 @@ def _write(output_dir: str, name: str, step: int, result: report.TaskResult, lin
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of `python -m flan_jax.eval` and `flan eval`."""
-    return launch.run("eval_script.evaluate", "flan eval", __doc__ or "", sys.argv[1:] if argv is None else argv)
+    return launch.run("eval_script.evaluate", "flan eval", "Asks a checkpoint the tasks of a mixture.", sys.argv[1:] if argv is None else argv)
 
 
 if __name__ == "__main__":

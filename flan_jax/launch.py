@@ -24,7 +24,7 @@ def run(root: str, program: str, about: str, argv: Sequence[str], *, check_only:
     Args:
       root: selector of the function to call, such as `train_script.train`.
       program: name for the help text.
-      about: first lines of the help text.
+      about: what it does, for the help text.
       argv: the flags.
       check_only: stop after the check.
 
@@ -39,7 +39,7 @@ def run(root: str, program: str, about: str, argv: Sequence[str], *, check_only:
     log.set_up()
     flags, rest = config.split_argv(argv)
     parser = argparse.ArgumentParser(
-        prog=program, description=about.split("\n")[0], epilog=GIN_HELP, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=program, description=about, epilog=GIN_HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--tfds_data_dir", help="directory of prepared TFDS datasets, or the word 'sample'")
     parser.add_argument("--seqio_additional_cache_dirs", help="comma-separated directories of seqio's own task cache")

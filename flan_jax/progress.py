@@ -27,6 +27,7 @@ class Progress:
         """
         self._what, self._total, self._done, self._start, self._unit = what, total, start, start, unit
         self._started = self._logged = time.monotonic()
+        self._reported = start  # steps done at the last log line
         self._fields: dict[str, str] = {}
         self._bar: Any = None
         self._task: Any = None
@@ -52,7 +53,7 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif kind is None and self._done > self._start:
+        elif kind is None and self._done > self._reported:
             self._log()
 
     def advance(self, steps: int = 1, **fields: Any) -> None:
@@ -68,7 +69,7 @@ class Progress:
         return " ".join(f"{name} {value}" for name, value in self._fields.items())
 
     def _log(self) -> None:
-        self._logged = time.monotonic()
+        self._logged, self._reported = time.monotonic(), self._done
         seconds = self._logged - self._started
         left = ""
         if self._total and self._done > self._start:

@@ -53,7 +53,7 @@ def batch_and_mesh(view: View) -> Problems:
     model = math.prod(size for size in sizes.values() if isinstance(size, int))
     if any(isinstance(size, int) and size < 1 for size in sizes.values()) or devices % max(model, 1):
         given = " x ".join(f"{name}={size}" for name, size in sizes.items())
-        message = f"{given} does not divide {devices} devices; expected a divisor of {devices}"
+        message = f"{given} does not divide {_count(devices, 'device')}; expected a divisor of {devices}"
         yield view.problem(message, "partitioning.PjitPartitioner.num_partitions")
         return
     num_partitions = sizes.get("num_partitions", 1)
@@ -66,7 +66,7 @@ def batch_and_mesh(view: View) -> Problems:
         if isinstance(batch, int) and (batch < 1 or batch % needed):
             below, above = batch // needed * needed, -(-max(batch, 1) // needed) * needed
             nearest = f"{below} or {above}" if below else f"{above}"
-            by = f"{ways} devices that share the batch" + (f" x {pieces} microbatches" if needed > ways else "")
+            by = f"{_count(ways, 'device')} that share the batch" + (f" x {pieces} microbatches" if needed > ways else "")
             yield _problem(view, "batch_size", scope, f"batch_size is {batch}; expected a multiple of {needed} ({by}), e.g. {nearest}")
 
 
@@ -87,6 +87,10 @@ def _task(view: View, scope: str) -> Problems:
             catalogue.mixture(name)
     except errors.FlanError as error:
         yield _problem(view, "mixture_or_task_name", scope, str(error))
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def _problem(view: View, param: str, scope: str, message: str) -> config_check.Problem:

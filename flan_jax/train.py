@@ -296,7 +296,7 @@ def _held_back_loss(
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of `python -m flan_jax.train` and `flan train`."""
-    return launch.run("train_script.train", "flan train", __doc__ or "", sys.argv[1:] if argv is None else argv)
+    return launch.run("train_script.train", "flan train", "Trains a model, or continues the run in MODEL_DIR.", sys.argv[1:] if argv is None else argv)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import yaml
 
 from flan_jax import errors, shipped
-from flan_jax.data import importer, mixtures, prepared, seqio_tasks, sources, spec
+from flan_jax.data import importer, mixtures, prepared, quiet, seqio_tasks, sources, spec
 
 Status = Literal["prepared", "incomplete", "wrong version", "download", "manual"]
 
@@ -289,6 +289,7 @@ def _fix(tfds_name: str, data_dir: str, imported: bool, again: bool) -> str:
 
 def _with_builder(finding: Finding, dataset: spec.DatasetSpec, data_dir: str) -> Finding:
     """Adds what the installed TFDS builds under this name."""
+    quiet.tensorflow()
     import tensorflow_datasets as tfds
 
     try:

@@ -1,9 +1,9 @@
 """The training stream: lanes of packed rows, the same global batches for any number of hosts, resumed by seeking.
 
-The global batch is cut into lanes, each an endless stream of its own: lane l draws tasks by a hash of (seed, l, n), takes
-positions l, l + L, l + 2L ... of each task's stream, and packs what it drew. A host computes only the lanes that its rows
-come from (with more hosts than lanes, several hosts the same one), so a batch does not depend on how many hosts there
-are. A lane's whole state is a few integers (draws made, draws per task, the
+The global batch is cut into lanes, each an endless stream of its own: lane l draws tasks by a hash of (seed, l, n),
+takes positions l, l + L, l + 2L ... of each task's stream, and packs what it drew. A host computes only the lanes that
+its rows come from (with more hosts than lanes, several hosts the same one), so a batch does not depend on how many
+hosts there are. A lane's whole state is a few integers (draws made, draws per task, the
 draws waiting in its packer), saved beside the parameters; nothing is replayed.
 """
 
@@ -43,7 +43,9 @@ def feature_lengths(lengths: dict[str, int], pack: bool) -> dict[str, int]:
 class Lane:
     """One endless stream of rows."""
 
-    def __init__(self, mixture: mixtures.OpenMixture, lane: int, lanes: int, lengths: dict[str, int], seed: int, pack: bool) -> None:
+    def __init__(
+        self, mixture: mixtures.OpenMixture, lane: int, lanes: int, lengths: dict[str, int], seed: int, pack: bool
+    ) -> None:
         self._streams = [member.stream for member in mixture.members]
         self._cumulative = np.cumsum(mixture.probabilities)
         self._lane, self._lanes, self._lengths, self._seed, self._pack = lane, lanes, lengths, seed, pack
@@ -52,7 +54,9 @@ class Lane:
         self._packer = self._new_packer()
 
     def _new_packer(self) -> packing.BestFitPacker:
-        return packing.BestFitPacker([self._lengths["inputs"], self._lengths["targets"]], WINDOW if self._pack else _DRAW)
+        return packing.BestFitPacker(
+            [self._lengths["inputs"], self._lengths["targets"]], WINDOW if self._pack else _DRAW
+        )
 
     def row(self) -> list[tuple[int, seqio_tasks.Tokenised]]:
         """Returns the next row: (task index, example) for each example in it."""
@@ -77,7 +81,7 @@ class Lane:
         self._add(tasks, places)
 
     def _add(self, tasks: np.ndarray, places: np.ndarray) -> None:
-        """Reads the `places`-th draws of this lane from each task and lets them wait in the packer, in the given order."""
+        """Reads the `places`-th draws of this lane from each task; lets them wait in the packer, in the given order."""
         found: list[Any] = [None] * len(tasks)
         wheres = [np.flatnonzero(tasks == task) for task in np.unique(tasks)]
         requests = [(self._streams[tasks[where[0]]], places[where] * self._lanes + self._lane) for where in wheres]
@@ -172,7 +176,9 @@ class TrainLoader:
           FlanError: the rows of a batch cannot be shared out evenly.
         """
         if batch_size % hosts:
-            raise errors.FlanError(f"batch size {batch_size} cannot be shared by {hosts} hosts; expected a multiple of {hosts}")
+            raise errors.FlanError(
+                f"batch size {batch_size} cannot be shared by {hosts} hosts; expected a multiple of {hosts}"
+            )
         self.mixture = mixture
         self._lengths, self._pack = lengths, pack
         lanes = num_lanes(batch_size)
@@ -197,21 +203,22 @@ class TrainLoader:
         """Continues after a saved batch.
 
         Raises:
-          FlanError: the state is of another mixture, data, seed, batch size or lengths; it names what differs. Or it lacks a
-            lane of this host.
+          FlanError: the state is of another mixture, data, seed, batch size or lengths; it names what differs. Or it
+            lacks a lane of this host.
         """
         for key, ours in self._identity.items():
             if state.get("identity", {}).get(key) != ours:
                 raise errors.FlanError(
-                    f"the saved data position has {key} = {state.get('identity', {}).get(key)!r}, this run has {ours!r}; "
-                    "continue with the same value, or start from the checkpoint's parameters in a new MODEL_DIR"
+                    f"the saved data position has {key} = {state.get('identity', {}).get(key)!r}, "
+                    f"this run has {ours!r}; continue with the same value, "
+                    "or start from the checkpoint's parameters in a new MODEL_DIR"
                 )
         saved = {int(lane): position for lane, position in state["lanes"].items()}
         absent = sorted(set(self._lanes) - set(saved))
         if absent:
             raise errors.FlanError(
-                f"the saved data position has lanes {sorted(saved)}, this host also needs {absent}: it was saved by one of "
-                "several hosts without the others' lanes (`merge_states`)"
+                f"the saved data position has lanes {sorted(saved)}, this host also needs {absent}: "
+                "it was saved by one of several hosts without the others' lanes (`merge_states`)"
             )
         self._seek(saved)
         for lane, stream in self._lanes.items():
@@ -221,7 +228,9 @@ class TrainLoader:
         """Tells each task's stream which positions this host will read."""
         firsts = {lane: stream.seek_positions(saved.get(lane)) for lane, stream in self._lanes.items()}
         for task, member in enumerate(self.mixture.members):
-            member.stream.seek({lane: first[task] for lane, first in firsts.items()}, num_lanes(self._identity["batch_size"]))
+            member.stream.seek(
+                {lane: first[task] for lane, first in firsts.items()}, num_lanes(self._identity["batch_size"])
+            )
 
     def __iter__(self) -> Iterator[Batch]:
         while True:
@@ -231,7 +240,9 @@ class TrainLoader:
                     row = lane.row()
                     if index not in self._rows:  # another host's
                         continue
-                    rows.append(features.encoder_decoder_row([example for _, example in row], self._lengths, self._pack))
+                    rows.append(
+                        features.encoder_decoder_row([example for _, example in row], self._lengths, self._pack)
+                    )
                     np.add.at(examples, [task for task, _ in row], 1)
                     tokens += sum(len(example.inputs) + len(example.targets) for _, example in row)
             positions = {number: lane.position() for number, lane in self._lanes.items()}

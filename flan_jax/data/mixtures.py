@@ -82,7 +82,8 @@ class Catalogue:
         """Returns the tasks that evaluate a task or mixture: each of its datasets with each of its templates in turn.
 
         A dataset whose templates show options is scored by rank classification, any other by generation; reversed
-        templates ask for something that no metric scores and are left out (FLAN 2021 section 3, "averaged over templates").
+        templates ask for something that no metric scores and are left out (FLAN 2021 section 3, "averaged over
+        templates").
 
         Raises:
           FlanError: no task or mixture has that name, or a part of it is not one of flan_jax's tasks.
@@ -125,7 +126,8 @@ class Catalogue:
           seed: of every choice.
           missing: what to do about tasks whose data is not there: `error` names them all; `skip` leaves them out, says
             which, and the others' rates grow.
-          shuffle: whether every epoch of a task has a new order; if not, each goes through its rows in the file's order.
+          shuffle: whether every epoch of a task has a new order; if not, each goes through its rows in the file's
+            order.
 
         Raises:
           FlanError: a task is unknown, not prepared, empty, or its row count cannot be known.
@@ -143,7 +145,9 @@ class Catalogue:
                 stream = streams.FlanStream(rows, tokenizer, lengths, seed, shuffle)
                 members.append(Member(task_name, rows.num_examples, self._rate(mixture, rows.num_examples), stream))
             else:
-                members.extend(_seqio_members(task_name, split, tokenizer, lengths, seed, mixture.rate_maximum, shuffle))
+                members.extend(
+                    _seqio_members(task_name, split, tokenizer, lengths, seed, mixture.rate_maximum, shuffle)
+                )
         return OpenMixture(name, members, shuffle)
 
     @staticmethod
@@ -204,7 +208,8 @@ def open_tasks(
         listed = "\n".join(f"  {reason}" for reason in dict.fromkeys(absent.values()))
         raise errors.FlanError(
             f"{len(absent)} of {len(tasks)} tasks have no data:\n{listed}\n"
-            "`flan data import` prepares JSON lines, tfds.load(NAME, download=True) the original; missing='skip' leaves them out"
+            "`flan data import` prepares JSON lines, tfds.load(NAME, download=True) the original; "
+            "missing='skip' leaves them out"
         )
     for reason in dict.fromkeys(absent.values()):
         logger.warning("left out: %s", reason)
@@ -276,7 +281,9 @@ def _seqio_members(
 def _seqio_rows(task: Any, split: str, tokenizer: Any) -> int:
     """Returns how many rows a seqio task has, after checking that it can be read and is tokenised for this model."""
     if "targets" not in task.output_features:
-        raise errors.FlanError(f"seqio task {task.name!r} has no feature 'targets'; it has {sorted(task.output_features)}")
+        raise errors.FlanError(
+            f"seqio task {task.name!r} has no feature 'targets'; it has {sorted(task.output_features)}"
+        )
     for feature in ("inputs", "targets"):
         if feature in task.output_features and task.output_features[feature].vocabulary != tokenizer.vocabulary:
             raise errors.FlanError(
@@ -285,9 +292,12 @@ def _seqio_rows(task: Any, split: str, tokenizer: Any) -> int:
             )
     rows = task.num_input_examples(split) if split in task.splits else 0
     if rows == 0:
-        raise errors.FlanError(f"seqio task {task.name!r} is empty: no rows in split {split!r}; it has {sorted(task.splits)}")
+        raise errors.FlanError(
+            f"seqio task {task.name!r} is empty: no rows in split {split!r}; it has {sorted(task.splits)}"
+        )
     if rows is None:
         raise errors.FlanError(
-            f"seqio task {task.name!r} does not know its row count: give its source num_input_examples={{{split!r}: ...}}"
+            f"seqio task {task.name!r} does not know its row count: "
+            f"give its source num_input_examples={{{split!r}: ...}}"
         )
     return rows

@@ -36,7 +36,13 @@ def show(
     """
     tokenizer = vocabulary.Tokenizer(vocabulary.sentencepiece_vocabulary(vocabulary_file))
     mixture = mixtures.Catalogue.from_modules(module).open(
-        name, data_dir=sources.resolve_data_dir(data_dir), split=split, tokenizer=tokenizer, lengths=lengths, seed=seed, missing=missing
+        name,
+        data_dir=sources.resolve_data_dir(data_dir),
+        split=split,
+        tokenizer=tokenizer,
+        lengths=lengths,
+        seed=seed,
+        missing=missing,
     )
     lane = loader.Lane(mixture, 0, 1, lengths, seed, pack)
     for number in range(count):

@@ -14,8 +14,8 @@ _BATCH = 256  # rows rendered and tokenised at a time; 256 reads 3.1M tokens/s w
 def make(task: Any, vocab: Any, data_dir: str | None, epochs: int | None = 1) -> Any:
     """Builds the `seqio.DataSource` of a `seqio_tasks.FlanTask`.
 
-    Its datasets yield token ids without EOS (`inputs`, `targets`), the texts (`*_pretokenized`) and the accepted answers.
-    Shuffled, it yields the same draws, in the same order, as flan_jax's loader with the same seed.
+    Its datasets yield token ids without EOS (`inputs`, `targets`), the texts (`*_pretokenized`) and the accepted
+    answers. Shuffled, it yields the same draws, in the same order, as flan_jax's loader with the same seed.
 
     Args:
       task: the task.
@@ -88,7 +88,7 @@ def _shuffled(rows: Any, seed: int, shard: int, shards: int, epochs: int | None)
 
 
 def _in_order(rows: Any, seed: int, shard: int, shards: int, epochs: int | None) -> Iterator[list[Any]]:
-    """Yields every `shards`-th row that passes the filter, as evaluation reads them, in batches of formatted examples."""
+    """Yields every `shards`-th row that passes the filter, as evaluation reads them, in batches."""
     numbers = itertools.count() if epochs is None else range(epochs)
     kept = itertools.chain.from_iterable(rows.in_order(seed=seed, epoch=epoch) for epoch in numbers)
     mine = itertools.islice(kept, shard, None, shards)

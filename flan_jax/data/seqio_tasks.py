@@ -92,7 +92,9 @@ class FlanTask:
         self.key = stateless.name_key(dataset.name)  # the dataset's part of every hash
         loaded = templates.load(dataset.templates)
         if max(style.templates) >= len(loaded):
-            raise errors.FlanError(f"task {self.name!r}: template {max(style.templates)} asked for, {len(loaded)} exist")
+            raise errors.FlanError(
+                f"task {self.name!r}: template {max(style.templates)} asked for, {len(loaded)} exist"
+            )
         self._templates = {i: loaded[i] for i in style.templates}
 
     @property
@@ -107,22 +109,26 @@ class FlanTask:
             return [] if self.reversed else [self]
         suffix = "_scoring_eval" if scored else ""
         table = styles(len(templates.load(self.dataset.templates)))
-        singles = [FlanTask(self.dataset, f"type_{i}{suffix}", table[f"type_{i}{suffix}"]) for i in self.style.templates]
+        singles = [
+            FlanTask(self.dataset, f"type_{i}{suffix}", table[f"type_{i}{suffix}"]) for i in self.style.templates
+        ]
         return [task for task in singles if not task.reversed]
 
     def open(self, data_dir: str, split: str) -> "TaskRows":
         """Opens a split (`train`, `validation`, `test`) of the prepared dataset.
 
         Raises:
-          FlanError: the split name is unknown, the dataset is not prepared, it has no such split, or no row of the split
-            passes the dataset's filter.
+          FlanError: the split name is unknown, the dataset is not prepared, it has no such split, or no row of the
+            split passes the dataset's filter.
         """
         if split not in self.dataset.splits:
             raise errors.unknown("split", split, self.dataset.splits)
         prepared = sources.PreparedDataset(data_dir, self.dataset.tfds_name)
         rows = prepared.rows(self.dataset.splits, split)
         if not rows:
-            raise errors.FlanError(f"task {self.name!r} is empty: no rows in {self.dataset.splits[split]!r} of {prepared.directory}")
+            raise errors.FlanError(
+                f"task {self.name!r} is empty: no rows in {self.dataset.splits[split]!r} of {prepared.directory}"
+            )
         cap = None
         if split == "train":
             cap = min(TRAIN_CAP, sources.slice_rows(self.dataset.splits[split]) or TRAIN_CAP)
@@ -200,8 +206,8 @@ class TaskRows:
     def _substitute(self, row: int) -> tuple[int, spec.Example]:
         """Finds the row that stands in for one that the filter drops.
 
-        The cap counts rows that are kept, so the stand-in comes from beyond the cap where there are more; else it is the
-        next row that passes.
+        The cap counts rows that are kept, so the stand-in comes from beyond the cap where there are more; else it is
+        the next row that passes.
         """
         spare = len(self._rows) - self._size
         beyond = (
@@ -214,11 +220,14 @@ class TaskRows:
             if example is not None:
                 return candidate, example
         raise errors.FlanError(
-            f"task {self.task.name!r} is empty: its filter drops every one of {len(self._rows)} rows of {self.task.dataset.tfds_name}"
+            f"task {self.task.name!r} is empty: "
+            f"its filter drops every one of {len(self._rows)} rows of {self.task.dataset.tfds_name}"
         )
 
 
-def tokenise(formatted: Sequence[Formatted], tokenizer: vocabulary.Tokenizer, lengths: dict[str, int]) -> list[Tokenised]:
+def tokenise(
+    formatted: Sequence[Formatted], tokenizer: vocabulary.Tokenizer, lengths: dict[str, int]
+) -> list[Tokenised]:
     """Encodes a batch of examples in one call, trims each side and appends EOS (as seqio's `append_eos_after_trim`).
 
     Args:
@@ -254,7 +263,9 @@ class TaskTable:
 
     def find(self, name: str) -> FlanTask | None:
         """Returns the task of that name, or None where no dataset and style make it up."""
-        match = re.match(r"^(?P<dataset>.+?)_(?P<style>\d+templates|type_\d+(_scoring_eval|_score_eval_no_options)?)$", name)
+        match = re.match(
+            r"^(?P<dataset>.+?)_(?P<style>\d+templates|type_\d+(_scoring_eval|_score_eval_no_options)?)$", name
+        )
         if not match or match["dataset"] not in self._specs:
             return None
         dataset = self._specs[match["dataset"]]
@@ -268,9 +279,9 @@ class TaskTable:
 def to_seqio(task: FlanTask, vocab: Any, data_dir: str | None = None) -> Any:
     """Wraps a task as a `seqio.Task` for other seqio clients (unregistered; `seqio.TaskRegistry.add` names it).
 
-    Its source reads the same draws as flan_jax's own loader, in the same order, so both train on the same text. It shuffles
-    by itself: seqio's buffer is left out, and so is its copy of small datasets in memory, which would repeat the first
-    epoch's order and templates.
+    Its source reads the same draws as flan_jax's own loader, in the same order, so both train on the same text. It
+    shuffles by itself: seqio's buffer is left out, and so is its copy of small datasets in memory, which would repeat
+    the first epoch's order and templates.
     """
     seqio = quiet.seqio()
 

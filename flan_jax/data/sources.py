@@ -47,19 +47,22 @@ def resolve_data_dir(data_dir: str | None) -> str:
         return home
     if not chosen:
         raise errors.FlanError(
-            "no data directory: expected --tfds_data_dir=DIR with prepared TFDS datasets (`flan data import` makes them), "
-            "$TFDS_DATA_DIR or ~/tensorflow_datasets; --tfds_data_dir=sample reads the embedded sample"
+            "no data directory: expected --tfds_data_dir=DIR with prepared TFDS datasets "
+            "(`flan data import` makes them), $TFDS_DATA_DIR or ~/tensorflow_datasets; "
+            "--tfds_data_dir=sample reads the embedded sample"
         )
     if "://" not in chosen and not os.path.isdir(chosen):
-        raise errors.FlanError(f"data directory {chosen!r} does not exist; expected prepared TFDS datasets or the word 'sample'")
+        raise errors.FlanError(
+            f"data directory {chosen!r} does not exist; expected prepared TFDS datasets or the word 'sample'"
+        )
     return chosen
 
 
 def resolve_split(expression: str, sizes: Mapping[str, int]) -> tuple[str, int, int]:
     """Resolves a TFDS split expression to `(split, start, stop)` rows.
 
-    Slices out of a large split shrink on a small copy of the data instead of failing: a bound past the end is the end, and
-    a tail of `k` rows (`[-k:]`, `[:-k]`) is at most a quarter of the split, so that both sides keep rows.
+    Slices out of a large split shrink on a small copy of the data instead of failing: a bound past the end is the end,
+    and a tail of `k` rows (`[-k:]`, `[:-k]`) is at most a quarter of the split, so that both sides keep rows.
     `resolve_split("train[-200:]", {"train": 2490}) == ("train", 2290, 2490)`; of 40 rows the same gives `(30, 40)`.
 
     Args:
@@ -71,7 +74,9 @@ def resolve_split(expression: str, sizes: Mapping[str, int]) -> tuple[str, int, 
     """
     match = _SLICE.fullmatch(expression)
     if not match:
-        raise errors.FlanError(f"split {expression!r} is not understood; expected e.g. 'train', 'train[:30000]' or 'train[-200:]'")
+        raise errors.FlanError(
+            f"split {expression!r} is not understood; expected e.g. 'train', 'train[:30000]' or 'train[-200:]'"
+        )
     base = match["base"]
     if base not in sizes:
         raise errors.unknown("split", base, sizes)
@@ -90,10 +95,12 @@ def resolve_split(expression: str, sizes: Mapping[str, int]) -> tuple[str, int, 
 def resolve_train_split(splits: Mapping[str, str], sizes: Mapping[str, int]) -> tuple[str, int, int]:
     """Resolves the train split to rows that no other split of the dataset holds.
 
-    FLAN writes `train[:30000]` beside `validation = train[-200:]`, which overlap on a copy of under 30,200 rows. The head
-    slice is a cap on the examples used, not a property of the data: it is left to the caller (see `slice_rows`), so that
-    rows which a filter drops can be made up from beyond it. Of rows held out in the middle, those before them are left.
-    `resolve_train_split({"train": "train[:30000]", "validation": "train[-200:]"}, {"train": 2000}) == ("train", 0, 1800)`.
+    FLAN writes `train[:30000]` beside `validation = train[-200:]`, which overlap on a copy of under 30,200 rows. The
+    head slice is a cap on the examples used, not a property of the data: it is left to the caller (see `slice_rows`),
+    so that rows which a filter drops can be made up from beyond it. Of rows held out in the middle, those before them
+    are left.
+
+    `resolve_train_split({"train": "train[:30000]", "test": "train[-200:]"}, {"train": 2000}) == ("train", 0, 1800)`.
     """
     base, start, stop = resolve_split(splits["train"], sizes)
     if slice_rows(splits["train"]) is not None:
@@ -140,17 +147,17 @@ class PreparedDataset:
         self.directory = os.path.join(data_dir, dataset, version)
         self.name = tfds_name
         try:
-            builder = tfds.builder_from_directory(self.directory)
+            info: Any = tfds.builder_from_directory(self.directory).info
         except (FileNotFoundError, tfds.core.dataset_info.DatasetInfoFileError):
             raise NotPrepared(
                 f"dataset {tfds_name!r} is not prepared in {data_dir}{_present_versions(data_dir, dataset)}"
             ) from None
-        if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
+        if info.file_format != tfds.core.FileFormat.TFRECORD:
             raise errors.FlanError(
-                f"dataset {tfds_name!r} in {self.directory} is stored as {builder.info.file_format.value}; expected tfrecord"
+                f"dataset {tfds_name!r} in {self.directory} is stored as {info.file_format.value}; expected tfrecord"
             )
-        self._splits = {name: _Split(info) for name, info in builder.info.splits.items()}
-        self._leaves = _leaves(builder.info.features.get_serialized_info())
+        self._splits = {name: _Split(split) for name, split in info.splits.items()}
+        self._leaves = _leaves(info.features.get_serialized_info())
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -168,7 +175,9 @@ class PreparedDataset:
           NotPrepared: the prepared dataset does not have that split.
         """
         try:
-            resolved = resolve_train_split(splits, self.sizes) if name == "train" else resolve_split(splits[name], self.sizes)
+            resolved = (
+                resolve_train_split(splits, self.sizes) if name == "train" else resolve_split(splits[name], self.sizes)
+            )
         except errors.FlanError as error:
             raise NotPrepared(f"dataset {self.name!r} in {self.directory}: {error}") from None
         return Rows(self, *resolved)
@@ -224,7 +233,9 @@ class _Shard:
         try:
             self._data = _contents(path)
         except OSError as error:
-            raise errors.FlanError(f"{path}: cannot be read ({error.strerror or error}); prepare the dataset again") from None
+            raise errors.FlanError(
+                f"{path}: cannot be read ({error.strerror or error}); prepare the dataset again"
+            ) from None
         offsets = np.empty(rows + 1, np.int64)
         position, end = 0, len(self._data)
         for row in range(rows):
@@ -232,9 +243,13 @@ class _Shard:
             if position + _HEADER <= end:
                 position += _HEADER + _LENGTH.unpack_from(self._data, position)[0] + _FOOTER
             if position > end or offsets[row] == position:
-                raise errors.FlanError(f"{path}: damaged: row {row} of {rows} runs past its end; prepare the dataset again")
+                raise errors.FlanError(
+                    f"{path}: damaged: row {row} of {rows} runs past its end; prepare the dataset again"
+                )
         if position != end:
-            raise errors.FlanError(f"{path}: {end} bytes, but {rows} rows end at byte {position}; prepare the dataset again")
+            raise errors.FlanError(
+                f"{path}: {end} bytes, but {rows} rows end at byte {position}; prepare the dataset again"
+            )
         offsets[rows] = position
         self._offsets, self._path = offsets, path
 
@@ -300,7 +315,7 @@ class _Leaf:
 
 
 def _decode(features: Mapping[str, Any], key: str, leaf: Any) -> Any:
-    """Decodes one field: text as str, a sequence as a list, a sequence of dicts as a dict of lists (as TFDS gives them)."""
+    """Decodes one field: text as str, a sequence as a list, a sequence of dicts as a dict of lists (as TFDS does)."""
     if type(leaf) is dict:
         return {name: _decode(features, f"{key}/{name}", inner) for name, inner in leaf.items()}
     if leaf.depth < 2:

@@ -48,8 +48,9 @@ def uniform(*keys: int | np.ndarray) -> np.ndarray:
 def permute(index: np.ndarray, size: int, key: int | np.ndarray) -> np.ndarray:
     """Returns where a keyed permutation of `range(size)` sends each index, without ever building the permutation.
 
-    A Feistel network on the next square number m * m, adding modulo m, walked until it lands below `size`: one try nearly
-    always, since m * m exceeds `size` by 2 * sqrt(size) at most. `sorted(permute(np.arange(10), 10, 7)) == list(range(10))`.
+    A Feistel network on the next square number m * m, adding modulo m, walked until it lands below `size`: one try
+    nearly always, since m * m exceeds `size` by 2 * sqrt(size) at most.
+    `sorted(permute(np.arange(10), 10, 7)) == list(range(10))`.
 
     Args:
       index: int64 array [N], each in `[0, size)`.

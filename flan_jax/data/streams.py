@@ -1,7 +1,7 @@
 """Endless streams of tokenised training examples, read by position.
 
-Position p of a task's stream is fixed by (seed, task, p). A stream of flan_jax's own tasks reads any position at once; one
-over a foreign seqio task has to read its way there, and says how long that took.
+Position p of a task's stream is fixed by (seed, task, p). A stream of flan_jax's own tasks reads any position at once;
+one over a foreign seqio task has to read its way there, and says how long that took.
 """
 
 import itertools
@@ -26,7 +26,7 @@ class Stream(Protocol):
         ...
 
     def seek(self, first: Mapping[int, int], lanes: int) -> None:
-        """Announces the readers: lane l reads, each once, positions l, l + lanes, ... from `first[l]` on; no other is read."""
+        """Announces the readers: lane l reads positions l, l + lanes, ... from `first[l]` on, once; others none."""
         ...
 
 
@@ -85,12 +85,18 @@ class SeqioStream:
         self._first: Mapping[int, int] | None = None
         self._lanes = 1
         if next(self._open(num_epochs=1), None) is None:
-            raise errors.FlanError(f"seqio task {task.name!r} is empty: its preprocessors drop every row of split {split!r}")
+            raise errors.FlanError(
+                f"seqio task {task.name!r} is empty: its preprocessors drop every row of split {split!r}"
+            )
         self._restart()
 
     def _open(self, num_epochs: int | None) -> Iterator[dict[str, Any]]:
         dataset = self._task.get_dataset(
-            sequence_length=self._lengths, split=self._split, shuffle=self._shuffle, seed=self._seed, num_epochs=num_epochs
+            sequence_length=self._lengths,
+            split=self._split,
+            shuffle=self._shuffle,
+            seed=self._seed,
+            num_epochs=num_epochs,
         )
         return dataset.as_numpy_iterator()
 

@@ -55,7 +55,9 @@ def _template(template: templates.Template) -> Iterator[str]:
         if text != text.strip():
             yield f"{side} start or end with white space"
     if template.shows_options:
-        if template.inputs[-1] != (template.inputs[-1][0], templates.OPTIONS) or not template.inputs[-1][0].endswith("\n"):
+        if template.inputs[-1] != (template.inputs[-1][0], templates.OPTIONS) or not template.inputs[-1][0].endswith(
+            "\n"
+        ):
             yield "{options} must be last in the inputs, on a line of its own"
         if template.reversed:
             yield "a reversed template shows options, which belong to the answer it gives away"

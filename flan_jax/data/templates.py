@@ -10,9 +10,9 @@ A template file holds ten pairs of `inputs` and `targets`:
         {options}
       targets: "{answer}"
 
-`{options}` stands for the block `OPTIONS:` and one `- ` line an option (FLAN section 2.3). It comes last, so that it can be
-left out with the white space before it when options are not shown. `reversed: true` marks a pair that asks for the
-question instead of the answer.
+`{options}` stands for the block `OPTIONS:` and one `- ` line an option (FLAN section 2.3). It comes last, so that it
+can be left out with the white space before it when options are not shown. `reversed: true` marks a pair that asks for
+the question instead of the answer.
 """
 
 import dataclasses
@@ -136,7 +136,7 @@ def _template(entry: object, where: str) -> Template:
 
 
 def _segments(pattern: object, where: str) -> Segments:
-    """Cuts `"Is {a} it?"` into `(("Is ", "a"), (" it?", None))`; only plain field names are accepted, `{{` is a brace."""
+    """Cuts `"Is {a} it?"` into `(("Is ", "a"), (" it?", None))`; only plain field names; `{{` is a brace."""
     if not isinstance(pattern, str):
         raise errors.FlanError(f"{where}: expected text, got {pattern!r}")
     try:

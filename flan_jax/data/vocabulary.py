@@ -9,7 +9,8 @@ from flan_jax.data import quiet
 
 EMBEDDED = "flan_jax_8k.model"
 
-# What stands in for a character that a vocabulary has no piece for. T5's own has no newline, tab or braces, among others.
+# What stands in for a character that a vocabulary has no piece for. T5's own has no newline, tab or braces, among
+# others.
 FALLBACKS = {
     "\n": " ",
     "\t": " ",
@@ -54,7 +55,9 @@ def sentencepiece_vocabulary(sentencepiece_model_file: str | None = None, extra_
 
     path = sentencepiece_model_file or embedded_path()
     if not epath.Path(path).exists():
-        raise errors.FlanError(f"vocabulary {path!r} does not exist; expected a SentencePiece .model file, local or gs://")
+        raise errors.FlanError(
+            f"vocabulary {path!r} does not exist; expected a SentencePiece .model file, local or gs://"
+        )
     return seqio.SentencePieceVocabulary(path, extra_ids=extra_ids)
 
 

@@ -82,7 +82,9 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", annotated(self.init, self.axes), (x.shape[-1], self.features), jnp.float32)
-        return jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype))
+        # Flat, because XLA's CPU backend writes a transposed copy of three-dimensional operands for the kernel's gradient.
+        flat = x.reshape(-1, x.shape[-1]).astype(self.dtype)
+        return jnp.dot(flat, kernel.astype(self.dtype)).reshape(*x.shape[:-1], self.features)
 
 
 class RMSNorm(nn.Module):

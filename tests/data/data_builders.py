@@ -1,12 +1,13 @@
-"""Small tasks and mixtures for the tests of the data path: rows in memory, templates in a file, the embedded vocabulary."""
+"""Small tasks and mixtures for the tests of the data path: rows in memory, templates in a file."""
 
 import functools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from flan_jax.data import importer, mixtures, seqio_tasks, spec, streams, vocabulary
 from importer_records import write
+
+from flan_jax.data import importer, mixtures, seqio_tasks, spec, streams, vocabulary
 
 LENGTHS = {"inputs": 64, "targets": 16}
 OPTIONS = ("yes", "no")
@@ -53,7 +54,9 @@ def dataset(
     )
 
 
-def task(of: spec.DatasetSpec, templates: Sequence[int] = (0, 1, 2, 3), *, options: bool = True) -> seqio_tasks.FlanTask:
+def task(
+    of: spec.DatasetSpec, templates: Sequence[int] = (0, 1, 2, 3), *, options: bool = True
+) -> seqio_tasks.FlanTask:
     return seqio_tasks.FlanTask(of, f"{len(templates)}templates", seqio_tasks.Style(tuple(templates), options=options))
 
 
@@ -71,13 +74,19 @@ def prepare(root: pathlib.Path, name: str, **splits: list[dict[str, Any]]) -> st
 
 
 def mixture(
-    folder: pathlib.Path, sizes: Mapping[str, int], *, seed: int = 0, rates: Mapping[str, float] | None = None,
-    shuffle: bool = True, lengths: dict[str, int] | None = None,
+    folder: pathlib.Path,
+    sizes: Mapping[str, int],
+    *,
+    seed: int = 0,
+    rates: Mapping[str, float] | None = None,
+    shuffle: bool = True,
+    lengths: dict[str, int] | None = None,
 ) -> mixtures.OpenMixture:
     """An open mixture over rows in memory."""
     members = []
     for name, count in sizes.items():
-        taken = seqio_tasks.TaskRows(task(dataset(folder, name)), rows(count), cap=None)
+        named = [{**row, "text": f"{row['text']}{name}"} for row in rows(count)]
+        taken = seqio_tasks.TaskRows(task(dataset(folder, name)), named, cap=None)
         stream = streams.FlanStream(taken, tokenizer(), lengths or LENGTHS, seed, shuffle)
         members.append(mixtures.Member(name, count, float((rates or sizes)[name]), stream))
     return mixtures.OpenMixture("mix", members, shuffle)

@@ -1,5 +1,8 @@
 """Mixtures: rates, hold-outs, and every way in which a member may be wrong, named before anything runs."""
 
+import logging
+from typing import Any
+
 import numpy as np
 import pytest
 from data_builders import LENGTHS, TEMPLATES, dataset, prepare, rows, tokenizer
@@ -25,7 +28,8 @@ def opened(catalogue: mixtures.Catalogue, name: str, data_dir: str, **options) -
 @given(st.lists(st.integers(1, 40_000), min_size=1, max_size=12), st.one_of(st.none(), st.integers(1, 10_000)))
 def test_rates(sizes, maximum):
     spec = mixtures.MixtureSpec("m", ("t",)) if maximum is None else mixtures.MixtureSpec("m", ("t",), maximum)
-    members = [mixtures.Member("t", n, mixtures.Catalogue._rate(spec, n), None) for n in sizes]  # type: ignore[arg-type]
+    stream: Any = None
+    members = [mixtures.Member("t", n, mixtures.Catalogue._rate(spec, n), stream) for n in sizes]
     expected = np.minimum(sizes, maximum or 3000) / np.minimum(sizes, maximum or 3000).sum()
     np.testing.assert_allclose(mixtures.OpenMixture("m", members).probabilities, expected, rtol=1e-12)
 
@@ -64,7 +68,7 @@ def test_a_held_out_cluster_is_held_out_with_its_data(cluster, count):
 
 
 def test_nli_is_the_ten_tasks_of_the_paper():
-    names = "anli_r1 anli_r2 anli_r3 cb mnli_matched mnli_mismatched qnli rte snli wnli".split()
+    names = ["anli_r1", "anli_r2", "anli_r3", "cb", "mnli_matched", "mnli_mismatched", "qnli", "rte", "snli", "wnli"]
     assert CATALOGUE.mixture("nli_10templates").tasks == tuple(f"{name}_10templates" for name in names)
 
 
@@ -88,7 +92,7 @@ def test_evaluation_asks_each_template_that_is_not_reversed():
 
 def test_evaluation_of_reversed_templates_alone():
     (backwards, *_) = [name for name in CATALOGUE.tasks.names() if "_type_" in name and CATALOGUE.tasks[name].reversed]
-    with pytest.raises(errors.FlanError, match="only reversed templates"):
+    with pytest.raises(errors.FlanError, match=r"only reversed templates"):
         CATALOGUE.eval_tasks(backwards)
 
 
@@ -96,35 +100,42 @@ def test_evaluation_of_reversed_templates_alone():
 
 
 def test_unknown_names_name_the_nearest():
-    with pytest.raises(errors.FlanError, match="unknown task or mixture 'flan_minus_nl_10templates'; did you mean 'flan_minus_nli_10"):
+    with pytest.raises(
+        errors.FlanError, match=r"unknown task or mixture 'flan_minus_nl_10templates'; did you mean 'flan_minus_nli_10"
+    ):
         CATALOGUE.mixture("flan_minus_nl_10templates")
     assert CATALOGUE.mixture("rte_type_3").tasks == ("rte_type_3",)
 
 
 def test_a_mixture_with_an_unknown_task(tmp_path):
-    catalogue = mixtures.Catalogue([dataset(tmp_path)], [mixtures.MixtureSpec("m", ("mini_4templates", "mini_4template"))])
-    with pytest.raises(errors.FlanError, match="mixture 'm': unknown task 'mini_4template'; did you mean 'mini_4templates'"):
+    catalogue = mixtures.Catalogue(
+        [dataset(tmp_path)], [mixtures.MixtureSpec("m", ("mini_4templates", "mini_4template"))]
+    )
+    with pytest.raises(
+        errors.FlanError, match=r"mixture 'm': unknown task 'mini_4template'; did you mean 'mini_4templates'"
+    ):
         opened(catalogue, "m", str(tmp_path))
 
 
 def test_a_mixture_of_nothing(tmp_path):
     catalogue = mixtures.Catalogue([], [mixtures.MixtureSpec("m", ())])
-    with pytest.raises(errors.FlanError, match="mixture 'm' names no task"):
+    with pytest.raises(errors.FlanError, match=r"mixture 'm' names no task"):
         opened(catalogue, "m", str(tmp_path))
 
 
-def test_missing_data_is_named_all_at_once_or_skipped(tmp_path, caplog):
+def test_missing_data_is_named_all_at_once_or_skipped(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("flan_jax"), "propagate", True)  # the command line turns it off
     data_dir = prepare(tmp_path, "here", train=rows(10))
     members = [dataset(tmp_path, name, splits={"train": "train"}) for name in ("here", "gone", "lost")]
     tasks = tuple(f"{name}_4templates" for name in ("here", "gone", "lost"))
     catalogue = mixtures.Catalogue(members, [mixtures.MixtureSpec("m", tasks)])
-    with pytest.raises(errors.FlanError, match="(?s)2 of 3 tasks have no data:.*gone:1.0.0.*lost:1.0.0"):
+    with pytest.raises(errors.FlanError, match=r"(?s)2 of 3 tasks have no data:.*gone:1.0.0.*lost:1.0.0"):
         opened(catalogue, "m", data_dir)
     assert [m.name for m in opened(catalogue, "m", data_dir, missing="skip").members] == ["here_4templates"]
     assert "gone:1.0.0" in caplog.text
-    with pytest.raises(errors.FlanError, match="1 of 1 tasks have no data"):
+    with pytest.raises(errors.FlanError, match=r"1 of 1 tasks have no data"):
         opened(catalogue, "gone_4templates", data_dir, missing="skip")
-    with pytest.raises(errors.FlanError, match="unknown value of missing 'skipp'; did you mean 'skip'"):
+    with pytest.raises(errors.FlanError, match=r"unknown value of missing 'skipp'; did you mean 'skip'"):
         opened(catalogue, "m", data_dir, missing="skipp")
 
 
@@ -132,7 +143,7 @@ def test_an_empty_task_fails_even_where_missing_ones_are_skipped(tmp_path):
     data_dir = prepare(tmp_path, "mini", train=rows(10))
     empty = dataset(tmp_path, build=lambda row: None)
     catalogue = mixtures.Catalogue([empty], [mixtures.MixtureSpec("m", ("mini_4templates",))])
-    with pytest.raises(errors.FlanError, match="'mini_4templates' is empty"):
+    with pytest.raises(errors.FlanError, match=r"'mini_4templates' is empty"):
         opened(catalogue, "m", data_dir, missing="skip")
 
 
@@ -146,8 +157,9 @@ def test_a_users_module(tmp_path, monkeypatch):
         "from flan_jax.data import mixtures, spec\n"
         "def build(row):\n"
         "    return spec.Example({'text': row['text']}, ('no', 'yes')[row['label']], ('no', 'yes'))\n"
-        "SPECS = (spec.DatasetSpec('weather', 'sky', 'weather:1.0.0', {'train': 'train', 'validation': 'train[-5:]'}, build,\n"
-        "         ('accuracy',), 20, str(pathlib.Path(__file__).parent / 'weather.yaml'), collection='mine'),)\n"
+        "SPLITS = {'train': 'train', 'validation': 'train[-5:]'}\n"
+        "SPECS = (spec.DatasetSpec('weather', 'sky', 'weather:1.0.0', SPLITS, build, ('accuracy',), 20,\n"
+        "         str(pathlib.Path(__file__).parent / 'weather.yaml'), collection='mine'),)\n"
         "MIXTURES = (mixtures.MixtureSpec('sky_and_rte', ('weather_4templates', 'rte_10templates')),)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -161,7 +173,7 @@ def test_a_users_module(tmp_path, monkeypatch):
 
 
 def test_a_module_that_cannot_be_imported():
-    with pytest.raises(errors.FlanError, match="MIXTURE_OR_TASK_MODULE 'no.such.tasks' cannot be imported"):
+    with pytest.raises(errors.FlanError, match=r"MIXTURE_OR_TASK_MODULE 'no.such.tasks' cannot be imported"):
         mixtures.Catalogue.from_modules("no.such.tasks")
 
 
@@ -170,10 +182,10 @@ def registry():
     """seqio's registries, emptied of this test's tasks afterwards."""
     import seqio
 
-    before = seqio.TaskRegistry.names(), seqio.MixtureRegistry.names()
+    before = set(seqio.TaskRegistry.names()), set(seqio.MixtureRegistry.names())
     yield seqio
     for known, names in zip((seqio.TaskRegistry, seqio.MixtureRegistry), before, strict=True):
-        for name in set(known.names()) - set(names):
+        for name in set(known.names()) - names:
             known.remove(name)
 
 
@@ -205,13 +217,17 @@ def test_a_seqio_mixture_keeps_its_own_rates(tmp_path, registry):
 
 def test_a_seqio_task_in_another_vocabulary(tmp_path, registry):
     registry.TaskRegistry.add_provider("foreign", seqio_task(vocab=registry.ByteVocabulary()))
-    with pytest.raises(errors.FlanError, match="inputs of seqio task 'foreign' are tokenised with .*they must be equal"):
+    with pytest.raises(
+        errors.FlanError, match=r"inputs of seqio task 'foreign' are tokenised with .*they must be equal"
+    ):
         opened(mixtures.Catalogue([]), "foreign", str(tmp_path))
 
 
 def test_a_seqio_task_without_that_split(tmp_path, registry):
     registry.TaskRegistry.add_provider("foreign", seqio_task())
-    with pytest.raises(errors.FlanError, match=r"'foreign' is empty: no rows in split 'validation'; it has \['train'\]"):
+    with pytest.raises(
+        errors.FlanError, match=r"'foreign' is empty: no rows in split 'validation'; it has \['train'\]"
+    ):
         opened(mixtures.Catalogue([]), "foreign", str(tmp_path), split="validation")
 
 

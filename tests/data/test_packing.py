@@ -27,7 +27,7 @@ def test_worked_examples():
 
 
 def test_the_stream_with_most_room_counts_most():
-    """The row's inputs are nearly full and its targets empty: the example with many targets is taken, not the longer one."""
+    """The row's inputs are nearly full, its targets empty: the example with many targets is taken, not the longer."""
     assert next(packing.pack([[50, 1], [10, 2], [6, 15]], [64, 20])) == [0, 2]
     assert next(packing.pack([[2, 18], [10, 1], [6, 2]], [64, 20])) == [0, 1]
 

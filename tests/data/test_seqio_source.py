@@ -52,7 +52,9 @@ def test_shards_partition_the_stream(mini, shards):
     whole = ids(read(mini, split="train", shuffle=True, seed=5, num_epochs=2))
     for index in range(shards):
         info = seqio.ShardInfo(index, shards)
-        assert ids(read(mini, split="train", shuffle=True, seed=5, num_epochs=2, shard_info=info)) == whole[index::shards]
+        assert (
+            ids(read(mini, split="train", shuffle=True, seed=5, num_epochs=2, shard_info=info)) == whole[index::shards]
+        )
 
 
 def test_evaluation_reads_the_rows_that_pass_in_order(mini):
@@ -81,11 +83,20 @@ def test_batches_partition_any_stream(tmp_path_factory, count, shards, epochs, s
 def test_metrics_give_a_hundred_for_right_answers(sample_dir):
     catalogue = mixtures.Catalogue.from_modules("flan_jax.tasks.catalogue")
     vocab = vocabulary.sentencepiece_vocabulary()
-    for name in ("rte_type_0", "cb_type_0", "trivia_qa_type_0", "natural_questions_type_1", "sst2_type_2", "gsm8k_type_0"):
+    for name in (
+        "rte_type_0",
+        "cb_type_0",
+        "trivia_qa_type_0",
+        "natural_questions_type_1",
+        "sst2_type_2",
+        "gsm8k_type_0",
+    ):
         wrapped = seqio_tasks.to_seqio(catalogue.tasks[name], vocab, sample_dir)
         mains = [metrics.get(metric).main for metric in catalogue.tasks[name].dataset.metrics]
         assert len(mains) == len(wrapped.metric_fns) > 0
-        found = list(wrapped.get_dataset({"inputs": 512, "targets": 256}, split="test", shuffle=False).as_numpy_iterator())
+        found = list(
+            wrapped.get_dataset({"inputs": 512, "targets": 256}, split="test", shuffle=False).as_numpy_iterator()
+        )
         targets = [wrapped.postprocess_fn(e["targets_pretokenized"].decode(), example=e, is_target=True) for e in found]
         right = [wrapped.postprocess_fn(e["targets_pretokenized"].decode(), example=e, is_target=False) for e in found]
         for metric, main in zip(wrapped.metric_fns, mains, strict=True):
@@ -95,7 +106,9 @@ def test_metrics_give_a_hundred_for_right_answers(sample_dir):
 
 def test_metrics_accept_any_of_the_answers(sample_dir):
     catalogue = mixtures.Catalogue.from_modules("flan_jax.tasks.catalogue")
-    wrapped = seqio_tasks.to_seqio(catalogue.tasks["trivia_qa_type_0"], vocabulary.sentencepiece_vocabulary(), sample_dir)
+    wrapped = seqio_tasks.to_seqio(
+        catalogue.tasks["trivia_qa_type_0"], vocabulary.sentencepiece_vocabulary(), sample_dir
+    )
     found = list(wrapped.get_dataset(LENGTHS, split="test", shuffle=False).as_numpy_iterator())
     targets = [wrapped.postprocess_fn("", example=e, is_target=True) for e in found]
     assert max(map(len, targets)) > 1

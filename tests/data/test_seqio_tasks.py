@@ -134,7 +134,7 @@ def test_a_filter_that_drops_everything_is_named_at_once(tmp_path):
     data_dir = prepare(tmp_path, "mini", train=rows(30), validation=rows(3))
     empty = task(dataset(tmp_path, build=lambda row: None))
     for split in ("train", "validation"):
-        with pytest.raises(errors.FlanError, match="'mini_4templates' is empty: its filter drops every one of"):
+        with pytest.raises(errors.FlanError, match=r"'mini_4templates' is empty: its filter drops every one of"):
             empty.open(data_dir, split)
 
 
@@ -143,7 +143,7 @@ def test_a_split_without_rows_is_named(tmp_path):
     empty = dataset(tmp_path, splits={"train": "train", "validation": "train[-1:]"})
     with pytest.raises(errors.FlanError, match=r"'mini_4templates' is empty: no rows in 'train\[-1:\]'"):
         task(empty).open(data_dir, "validation")
-    with pytest.raises(errors.FlanError, match="unknown split 'valid'; did you mean 'validation'"):
+    with pytest.raises(errors.FlanError, match=r"unknown split 'valid'; did you mean 'validation'"):
         task(empty).open(data_dir, "valid")
     with pytest.raises(sources.NotPrepared):
         task(empty).open(str(tmp_path), "train")
@@ -186,12 +186,17 @@ def test_in_order_gives_each_kept_row_once(tmp_path):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(st.text(max_size=40), st.text(max_size=20)), max_size=5), st.integers(1, 20), st.integers(1, 8))
+@given(
+    st.lists(st.tuples(st.text(max_size=40), st.text(max_size=20)), max_size=5), st.integers(1, 20), st.integers(1, 8)
+)
 def test_tokenise_trims_and_ends_in_eos(pairs, inputs, targets):
     formatted = [seqio_tasks.Formatted(*pair, spec.Example({}, ""), 0, 0) for pair in pairs]
     found = seqio_tasks.tokenise(formatted, tokenizer(), {"inputs": inputs, "targets": targets})
     for pair, tokens in zip(pairs, found, strict=True):
-        for text, ids, room, cut in zip(pair, (tokens.inputs, tokens.targets), (inputs, targets), tokens.cut, strict=True):
+        assert tokens.cut is not None
+        for text, ids, room, cut in zip(
+            pair, (tokens.inputs, tokens.targets), (inputs, targets), tokens.cut, strict=True
+        ):
             whole = tokenizer().encode([text])[0]
             assert ids == [*whole[: room - 1], 1]
             assert cut == len(whole) - len(ids) + 1
@@ -233,20 +238,23 @@ def test_styles(name, templates, options, scoring):
 )
 def test_unknown_names(name, near):
     assert CATALOGUE.tasks.find(name) is None
-    with pytest.raises(errors.FlanError, match="^unknown task") as caught:
+    with pytest.raises(errors.FlanError, match=r"^unknown task") as caught:
         CATALOGUE.tasks[name]
     assert near in str(caught.value)
 
 
 def test_a_style_that_asks_for_more_templates_than_there_are(tmp_path):
-    with pytest.raises(errors.FlanError, match="template 4 asked for, 4 exist"):
+    with pytest.raises(errors.FlanError, match=r"template 4 asked for, 4 exist"):
         task(dataset(tmp_path), (0, 4))
 
 
 def test_evaluations(tmp_path):
     backwards = "- {inputs: 'Make up a text.', targets: '{text}', reversed: true}\n"
     mixed = dataset(tmp_path, templates=TEMPLATES + backwards)
-    assert [t.name for t in task(mixed, (0, 1, 4)).evaluations()] == ["mini_type_0_scoring_eval", "mini_type_1_scoring_eval"]
+    assert [t.name for t in task(mixed, (0, 1, 4)).evaluations()] == [
+        "mini_type_0_scoring_eval",
+        "mini_type_1_scoring_eval",
+    ]
     assert task(mixed, (4,)).reversed
     assert not task(mixed, (3, 4)).reversed
     assert task(mixed, (4,)).evaluations() == []

@@ -120,7 +120,9 @@ def test_rows_of_real_data_equal_tfds(shared_dir, tmp_path):
 
 def test_rows_is_a_sequence_of_its_slice(tmp_path):
     data_dir = prepare(tmp_path, "mini", train=rows(40))
-    found = sources.PreparedDataset(data_dir, "mini:1.0.0").rows({"train": "train", "validation": "train[-10:]"}, "validation")
+    found = sources.PreparedDataset(data_dir, "mini:1.0.0").rows(
+        {"train": "train", "validation": "train[-10:]"}, "validation"
+    )
     assert len(found) == 10
     assert [row["text"] for row in found] == [row["text"] for row in rows(40)[30:]]
     for outside in (-1, 10):
@@ -145,19 +147,25 @@ def test_worked_examples():
 
 
 def test_rows_held_out_in_front_or_in_the_middle():
-    assert sources.resolve_train_split({"train": "train", "validation": "train[:50]"}, {"train": 400}) == ("train", 50, 400)
+    assert sources.resolve_train_split({"train": "train", "validation": "train[:50]"}, {"train": 400}) == (
+        "train",
+        50,
+        400,
+    )
     middle = {"train": "train[:100]", "validation": "train[100:150]", "test": "train[-30:]"}
     assert sources.resolve_train_split(middle, {"train": 400}) == ("train", 0, 100)
 
 
-@pytest.mark.parametrize("bad", ["train[10%:]", "train[-:]", "train[", "", "train+test", "train[1:2:3]", "train[:1]\n", "[:3]"])
+@pytest.mark.parametrize(
+    "bad", ["train[10%:]", "train[-:]", "train[", "", "train+test", "train[1:2:3]", "train[:1]\n", "[:3]"]
+)
 def test_expressions_that_are_not_understood(bad):
-    with pytest.raises(errors.FlanError, match="not understood"):
+    with pytest.raises(errors.FlanError, match=r"not understood"):
         sources.resolve_split(bad, {"train": 10})
 
 
 def test_unknown_split_names_the_nearest():
-    with pytest.raises(errors.FlanError, match="unknown split 'validation'; did you mean 'validation_matched'"):
+    with pytest.raises(errors.FlanError, match=r"unknown split 'validation'; did you mean 'validation_matched'"):
         sources.resolve_split("validation", {"train": 1, "validation_matched": 1})
 
 
@@ -167,7 +175,9 @@ carved = st.one_of(
     st.integers(1, 3000).map(lambda k: (f"train[:-{k}]", f"train[-{k}:]")),
     st.integers(1, 3000).map(lambda k: (f"train[{k}:]", f"train[:{k}]")),
     st.tuples(st.just("train"), st.integers(1, 3000).map(lambda k: f"train[:{k}]")),
-    st.tuples(st.just("train"), st.tuples(st.integers(0, 300), st.integers(0, 300)).map(lambda ab: "train[%d:%d]" % ab)),
+    st.tuples(
+        st.just("train"), st.tuples(st.integers(0, 300), st.integers(0, 300)).map(lambda ab: f"train[{ab[0]}:{ab[1]}]")
+    ),
 )
 
 
@@ -191,7 +201,9 @@ def test_no_shipped_dataset_trains_on_what_it_is_tested_on(train, validation, te
         bases = {expression.split("[")[0] for expression in dataset.splits.values()}
         sizes = {base: {"train": train, "validation": validation}.get(base, test) for base in bases}
         found = {
-            name: sources.resolve_train_split(dataset.splits, sizes) if name == "train" else sources.resolve_split(split, sizes)
+            name: sources.resolve_train_split(dataset.splits, sizes)
+            if name == "train"
+            else sources.resolve_split(split, sizes)
             for name, split in dataset.splits.items()
         }
         for one in found:
@@ -232,7 +244,7 @@ def test_truncated_shard(mini, kept):
 def test_shard_with_something_after_its_end(mini):
     data_dir, shard = mini
     shard.write_bytes(shard.read_bytes() + b"more")
-    with pytest.raises(errors.FlanError, match=f"{shard.name}.*20 rows end at byte"):
+    with pytest.raises(errors.FlanError, match=rf"{shard.name}.*20 rows end at byte"):
         read_all(data_dir)
 
 
@@ -251,14 +263,14 @@ def test_shard_with_a_garbled_row(mini):
     content = bytearray(shard.read_bytes())
     content[12:20] = b"\xff" * 8
     shard.write_bytes(content)
-    with pytest.raises(errors.FlanError, match=f"{shard.name}: damaged: row 0"):
+    with pytest.raises(errors.FlanError, match=rf"{shard.name}: damaged: row 0"):
         read_all(data_dir)
 
 
 def test_missing_shard(mini):
     data_dir, shard = mini
     shard.unlink()
-    with pytest.raises(errors.FlanError, match=f"{shard.name}: cannot be read"):
+    with pytest.raises(errors.FlanError, match=rf"{shard.name}: cannot be read"):
         read_all(data_dir)
 
 
@@ -268,27 +280,27 @@ def test_not_prepared_names_the_versions_that_are(mini):
 
 
 def test_not_prepared_names_where_it_looked(mini):
-    with pytest.raises(sources.NotPrepared, match=f"'mimi:1.0.0' is not prepared in {mini[0]}$"):
+    with pytest.raises(sources.NotPrepared, match=rf"'mimi:1.0.0' is not prepared in {mini[0]}$"):
         sources.PreparedDataset(mini[0], "mimi:1.0.0")
 
 
 def test_split_that_is_not_there(mini):
-    with pytest.raises(sources.NotPrepared, match="'mini:1.0.0'.*unknown split 'test'"):
+    with pytest.raises(sources.NotPrepared, match=r"'mini:1.0.0'.*unknown split 'test'"):
         sources.PreparedDataset(mini[0], "mini:1.0.0").rows({"test": "test"}, "test")
 
 
 def test_half_a_dataset_is_not_prepared(mini):
     data_dir, _ = mini
     (pathlib.Path(data_dir) / "mini/1.0.0/dataset_info.json").unlink()
-    with pytest.raises(sources.NotPrepared, match="is not prepared"):
+    with pytest.raises(sources.NotPrepared, match=r"is not prepared"):
         sources.PreparedDataset(data_dir, "mini:1.0.0")
 
 
 def test_other_file_formats_are_refused(mini):
-    data_dir, shard = mini
+    data_dir, _ = mini
     info = pathlib.Path(data_dir) / "mini/1.0.0/dataset_info.json"
     info.write_text(info.read_text().replace('"tfrecord"', '"array_record"'))
-    with pytest.raises(errors.FlanError, match="stored as array_record; expected tfrecord"):
+    with pytest.raises(errors.FlanError, match=r"stored as array_record; expected tfrecord"):
         sources.PreparedDataset(data_dir, "mini:1.0.0")
 
 
@@ -306,11 +318,11 @@ def test_data_dir_is_the_given_one_then_the_environment_then_home(tmp_path, monk
     monkeypatch.delenv("TFDS_DATA_DIR")
     assert sources.resolve_data_dir(None) == str(home / "tensorflow_datasets")
     shutil.rmtree(home / "tensorflow_datasets")
-    with pytest.raises(errors.FlanError, match="no data directory.*--tfds_data_dir=sample"):
+    with pytest.raises(errors.FlanError, match=r"no data directory.*--tfds_data_dir=sample"):
         sources.resolve_data_dir(None)
 
 
 def test_data_dir_that_does_not_exist(tmp_path):
-    with pytest.raises(errors.FlanError, match="does not exist"):
+    with pytest.raises(errors.FlanError, match=r"does not exist"):
         sources.resolve_data_dir(str(tmp_path / "nothing"))
     assert sources.resolve_data_dir("gs://bucket/data") == "gs://bucket/data"

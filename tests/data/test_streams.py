@@ -1,4 +1,4 @@
-"""Streams: any position of our own, in any company; a foreign seqio task's from the front, without keeping what nobody asks for."""
+"""Streams: our own by position, in any company; a foreign seqio task's from the front, keeping what it must."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,9 @@ def test_shuffle_is_passed_on(tmp_path):
     shuffled, plain = flan_stream(tmp_path), flan_stream(tmp_path, shuffle=False)
     in_order = [tokenizer().decode(e.inputs).split("row ")[1].split()[0] for e in plain.read(np.arange(30))]
     assert in_order == [str(i) for i in range(30)]
-    assert sorted(e.inputs for e in shuffled.read(np.arange(30))) != sorted(e.inputs for e in plain.read(np.arange(30, 60)))
+    assert sorted(e.inputs for e in shuffled.read(np.arange(30))) != sorted(
+        e.inputs for e in plain.read(np.arange(30, 60))
+    )
     assert shuffled.read(np.arange(30)) != plain.read(np.arange(30))
 
 
@@ -68,12 +70,12 @@ def test_reading_together_is_reading_one_by_one(tmp_path_factory, asked):
 
 def test_seqio_stream_is_shuffled_by_its_seed_and_endless():
     one, same, other = (
-        numbers(streams.SeqioStream(seqio_task(), "train", LENGTHS, seed).read(np.arange(2000))) for seed in (1, 1, 2)
+        numbers(streams.SeqioStream(seqio_task(), "train", LENGTHS, seed).read(np.arange(600))) for seed in (1, 1, 2)
     )
     assert one == same
     assert one != other
-    # 100 epochs less what waits in seqio's buffer of 1,000, where epochs mix.
-    assert all(60 < one.count(row) < 140 for row in range(20))
+    # 30 epochs, out of seqio's buffer of 1,000 examples, where epochs mix.
+    assert all(10 < one.count(row) < 60 for row in range(20))
 
 
 def test_seqio_stream_without_shuffling():

@@ -1,5 +1,7 @@
 """The linter: every rule fires on a template that breaks it, and no shipped file does."""
 
+import sys
+
 import pytest
 from data_builders import dataset
 
@@ -26,7 +28,7 @@ def test_good_templates_have_no_problem(tmp_path):
         ("- {inputs: \"{text} \\nis it?\", targets: '{answer}'}", "inputs have trailing space"),
         ("- {inputs: '{text}', targets: \"{answer}.  \\nEnd\"}", "targets have trailing space"),
         ("- {inputs: \" {text}\", targets: '{answer}'}", "inputs start or end with white space"),
-        ("- {inputs: \"{text}\", targets: \"{answer}\\n\"}", "targets start or end with white space"),
+        ('- {inputs: "{text}", targets: "{answer}\\n"}', "targets start or end with white space"),
         ("- {inputs: \"{options}\\n{text}\", targets: '{answer}'}", "{options} must be last"),
         ("- {inputs: \"{text} {options}\", targets: '{answer}'}", "{options} must be last"),
         ("- {inputs: \"{text}\\n{options}\\nSo?\", targets: '{answer}'}", "{options} must be last"),
@@ -51,7 +53,12 @@ def test_templates_that_are_nearly_the_same(tmp_path):
 
 
 def test_too_many_reversed_templates(tmp_path):
-    lines = ["Make one up.", "Write a text about weather", "What might this be the answer to: {answer}", "Text, please!"]
+    lines = [
+        "Make one up.",
+        "Write a text about weather",
+        "What might this be the answer to: {answer}",
+        "Text, please!",
+    ]
     backwards = "".join(f"- {{inputs: '{line}', targets: '{{text}}', reversed: true}}\n" for line in lines)
     (problem,) = template_lint.lint(dataset(tmp_path, templates=GOOD + backwards))
     assert "4 reversed templates; expected 3 at most" in problem
@@ -65,7 +72,7 @@ def module(tmp_path, monkeypatch, templates: str) -> str:
         f"{str(tmp_path / 'mini.yaml')!r}),)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(__import__("sys").modules, "linted_tasks", raising=False)
+    monkeypatch.delitem(sys.modules, "linted_tasks", raising=False)
     return "linted_tasks"
 
 

@@ -33,7 +33,10 @@ def test_render():
         "It rains.\n\nDoes it follow that it is wet?\n\nOPTIONS:\n- yes\n- no",
         "yes",
     )
-    assert templates.render(asked, given_example, options=False) == ("It rains.\n\nDoes it follow that it is wet?", "yes")
+    assert templates.render(asked, given_example, options=False) == (
+        "It rains.\n\nDoes it follow that it is wet?",
+        "yes",
+    )
 
 
 def test_braces_and_white_space():
@@ -110,7 +113,10 @@ def test_unknown_file():
         ("other: []", "expected a list of templates"),
         ("- text", "template 0: expected a mapping with `inputs` and `targets`, got 'text'"),
         ("- inputs: a", "template 0: expected a mapping"),
-        ("- {inputs: a, targets: b}\n- {inputs: a, targets: b, reverse: true}", "1: unknown key 'reverse'; did you mean 'reversed'"),
+        (
+            "- {inputs: a, targets: b}\n- {inputs: a, targets: b, reverse: true}",
+            "1: unknown key 'reverse'; did you mean 'reversed'",
+        ),
         ("- {inputs: a, targets: b, reversed: maybe}", "`reversed` expects true or false, got 'maybe'"),
         ("- {inputs: 3, targets: b}", "expected text, got 3"),
         ("- {inputs: '{a', targets: b}", "write {{ and }} for braces"),

@@ -55,7 +55,9 @@ def test_a_batch_is_encoded_as_its_texts_one_by_one(texts):
 
 def test_embedded_loses_no_character_of_any_template():
     specs = mixtures.Catalogue.from_modules("flan_jax.tasks.catalogue").specs
-    literal = {c for spec in specs for t in templates.load(spec.templates) for part, _ in (*t.inputs, *t.targets) for c in part}
+    literal = {
+        c for spec in specs for t in templates.load(spec.templates) for part, _ in (*t.inputs, *t.targets) for c in part
+    }
     assert "\n" in literal
     assert tokenizer().unrepresentable("".join(sorted(literal | set(vocabulary.FALLBACKS)))) == []
 
