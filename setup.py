@@ -22,7 +22,7 @@ setup(
     # gin/ must not be a package of its own (it would shadow gin-config), so it has no __init__.py and is installed inside.
     package_dir={"flan_jax.tasks": "tasks", "flan_jax.gin": "gin"},
     package_data={
-        "flan_jax.tasks": ["templates/*.yaml"],
+        "flan_jax.tasks": ["*.yaml", "*.csv", "templates/*.yaml"],
         "flan_jax.gin": ["**/*.gin"],
         "flan_jax.data": ["sample/**/*.jsonl", "vocabulary/*"],
     },
@@ -40,6 +40,8 @@ setup(
         "orbax-checkpoint>=0.12.8",  # older ones leave no commit marker on local disks
         "PyYAML",
         "rich",
+        "rouge-score",
+        "sacrebleu",
         "sentencepiece>=0.2",
         "seqio>=0.0.19",
         "tensorboardX",

@@ -39,8 +39,13 @@ def _data(argv: Sequence[str]) -> int:
     imports.add_argument("--data_dir", help="where prepared datasets go; $TFDS_DATA_DIR or ~/tensorflow_datasets if not given")
     imports.add_argument("--keys", help="comma-separated keys to import; all if not given")
     imports.add_argument("--overwrite", action="store_true", help="replace directories that flan did not write")
-    given = parser.parse_args(argv)
     from flan_jax.data import commands as data_commands
+    from flan_jax.data import doctor
+
+    doctor.add_parser(commands, DEFAULT_MODULE)
+    given = parser.parse_args(argv)
+    if given.command == "doctor":
+        return doctor.run(given)
 
     keys = given.keys.split(",") if given.keys else None
     return data_commands.import_data(given.source, given.data_dir, keys, given.overwrite)
@@ -128,7 +133,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "train": (_train, "train a model from a gin configuration"),
     "eval": (_eval, "evaluate a checkpoint on held-out tasks"),
     "check": (_check, "check a gin configuration without running it"),
-    "data": (_data, "import JSON lines as TFDS datasets"),
+    "data": (_data, "import JSON lines as TFDS datasets; see what is there and what is missing"),
     "preview": (_preview, "show examples as the model sees them"),
     "mixture": (_mixture, "show what a mixture is made of"),
     "check-templates": (_check_templates, "lint template files"),

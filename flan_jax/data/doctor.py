@@ -252,20 +252,13 @@ def _prepared_problems(
         shards, files = len(split.get("shardLengths", ())), len(list(directory.glob(f"*-{split['name']}.tfrecord*")))
         if files < shards:
             problems.append(f"split {split['name']!r} has {files} of {shards} files")
+    resolved = sources.resolve_splits(dataset.splits, sizes)
     for name in splits:
-        expression = dataset.splits.get(name)
-        if expression is None:  # wsc273 has a test split only
-            continue
-        try:
-            if name == "train":
-                _, start, stop = sources.resolve_train_split(dataset.splits, sizes)
-            else:
-                _, start, stop = sources.resolve_split(expression, sizes)
-        except errors.FlanError as error:
-            problems.append(f"{name} is {expression!r}: {error}")
-            continue
-        if start == stop:
-            problems.append(f"{name} is {expression!r}: no rows")
+        found = resolved.get(name)  # wsc273 has a test split only
+        if isinstance(found, errors.FlanError):
+            problems.append(f"{name} is {dataset.splits[name]!r}: {found}")
+        elif found is not None and found[1] == found[2]:
+            problems.append(f"{name} is {dataset.splits[name]!r}: no rows")
     return sizes, problems
 
 

@@ -58,55 +58,92 @@ def resolve_data_dir(data_dir: str | None) -> str:
     return chosen
 
 
-def resolve_split(expression: str, sizes: Mapping[str, int]) -> tuple[str, int, int]:
-    """Resolves a TFDS split expression to `(split, start, stop)` rows.
+Range = tuple[str, int, int]  # split, first row, row after the last
 
-    Slices out of a large split shrink on a small copy of the data instead of failing: a bound past the end is the end,
-    and a tail of `k` rows (`[-k:]`, `[:-k]`) is at most a quarter of the split, so that both sides keep rows.
-    `resolve_split("train[-200:]", {"train": 2490}) == ("train", 2290, 2490)`; of 40 rows the same gives `(30, 40)`.
+
+def resolve_splits(splits: Mapping[str, str], sizes: Mapping[str, int]) -> dict[str, Range | errors.FlanError]:
+    """Resolves a dataset's split expressions to rows, so that train shares no row with the others.
+
+    On data of the published size the expressions mean what they mean to TFDS, but for train's head slice: FLAN writes
+    `train[:30000]` beside `validation = train[-200:]`, which overlap below 30,200 rows. That slice is a cap on the examples
+    used, not a property of the data, and is left to the caller (see `slice_rows`), so that rows which a filter drops can be
+    made up from beyond it.
+
+    On a small copy slices shrink together instead of failing. Where several expressions cut one split, tails (`[-k:]`) are
+    kept while three of the longest fit, else the longest becomes a quarter of the rows and the others keep their ratio to
+    it; windows (`[30000:30200]`) past the rows that the tails leave are scaled down to these.
+
+        train[:-200], train[-200:]                            of 2,490 rows: 0-2290, 2290-2490;  of 40: 0-30, 30-40
+        train[:-600], train[-600:-500], train[-500:]          of 44 rows:    0-33, 33-35, 35-44
+        train[:30000], train[30000:30200], train[-3000:]      of 60 rows:    0-44, 44-45, 45-60
 
     Args:
-      expression: `train`, `train[:30000]`, `train[-200:]`, `train[100:200]`.
+      splits: split name -> `train`, `train[:30000]`, `train[-200:]`, `train[100:200]`.
       sizes: rows of each split that is there.
 
+    Returns:
+      For each split its rows, or the error that asking for it should raise: there is no such split.
+
     Raises:
-      FlanError: the expression does not parse, or its split is not there.
+      FlanError: an expression does not parse.
     """
+    parsed = {name: _parse(expression) for name, expression in splits.items()}
+    found: dict[str, Range | errors.FlanError] = {}
+    for name, (base, start, stop) in parsed.items():
+        if base not in sizes:
+            found[name] = errors.unknown("split", base, sizes)
+            continue
+        mine = [(a, b) for other, a, b in parsed.values() if other == base]
+        place = _placer(mine, sizes[base])
+        if name == "train" and slice_rows(splits[name]) is not None and not start and not _windows(mine):
+            stop = None
+        first, last = place(start or 0), sizes[base] if stop is None else place(stop)
+        found[name] = (base, first, max(first, last))
+    if "train" in found and not isinstance(found["train"], errors.FlanError):
+        found["train"] = _without_held_rows(found)
+    return found
+
+
+def _parse(expression: str) -> tuple[str, int | None, int | None]:
     match = _SLICE.fullmatch(expression)
     if not match:
         raise errors.FlanError(
             f"split {expression!r} is not understood; expected e.g. 'train', 'train[:30000]' or 'train[-200:]'"
         )
-    base = match["base"]
-    if base not in sizes:
-        raise errors.unknown("split", base, sizes)
-    rows = sizes[base]
-
-    def bound(text: str | None, default: int) -> int:
-        if not text:
-            return default
-        value = int(text)
-        return min(value, rows) if value >= 0 else rows - min(-value, rows // 4)
-
-    start, stop = bound(match["start"], 0), bound(match["stop"], rows)
-    return base, start, max(start, stop)
+    start, stop = (int(match[side]) if match[side] else None for side in ("start", "stop"))
+    return match["base"], start, stop
 
 
-def resolve_train_split(splits: Mapping[str, str], sizes: Mapping[str, int]) -> tuple[str, int, int]:
-    """Resolves the train split to rows that no other split of the dataset holds.
+def _windows(slices: Sequence[tuple[int | None, int | None]]) -> bool:
+    """Whether one of the slices starts in the middle, counted from the front."""
+    return any(start is not None and start > 0 for start, _ in slices)
 
-    FLAN writes `train[:30000]` beside `validation = train[-200:]`, which overlap on a copy of under 30,200 rows. The
-    head slice is a cap on the examples used, not a property of the data: it is left to the caller (see `slice_rows`),
-    so that rows which a filter drops can be made up from beyond it. Of rows held out in the middle, those before them
-    are left.
 
-    `resolve_train_split({"train": "train[:30000]", "test": "train[-200:]"}, {"train": 2000}) == ("train", 0, 1800)`.
-    """
-    base, start, stop = resolve_split(splits["train"], sizes)
-    if slice_rows(splits["train"]) is not None:
-        stop = sizes[base]
-    others = [resolve_split(split, sizes) for name, split in splits.items() if name != "train" and _base(split) == base]
-    for _, held_start, held_stop in sorted(others):
+def _placer(slices: Sequence[tuple[int | None, int | None]], rows: int) -> Callable[[int], int]:
+    """Returns where a bound of one of these slices of a split lies in a copy of `rows` rows."""
+    bounds = [bound for pair in slices for bound in pair if bound]
+    longest = max((-bound for bound in bounds if bound < 0), default=0)
+    shrunk = longest if len(slices) == 1 or 3 * longest <= rows else rows // 4
+    body = max(rows - shrunk, 0)
+    furthest = max((bound for bound in bounds if bound > 0), default=0)
+    crowded = _windows(slices) and len(slices) > 1 and furthest > body
+
+    def place(bound: int) -> int:
+        if bound < 0:
+            tail = -bound if shrunk == longest else max(1, round(-bound * shrunk / longest))
+            return max(rows - tail, 0)
+        return bound * body // furthest if crowded else min(bound, rows)
+
+    return place
+
+
+def _without_held_rows(found: Mapping[str, Range | errors.FlanError]) -> Range:
+    """The train rows without those of other splits; of rows held out in the middle, those before them are left."""
+    train = found["train"]
+    assert not isinstance(train, errors.FlanError)
+    base, start, stop = train
+    others = [other for name, other in found.items() if name != "train" and not isinstance(other, errors.FlanError)]
+    for _, held_start, held_stop in sorted(other for other in others if other[0] == base):
         if held_start <= start < held_stop:
             start = held_stop
         elif start < held_start < held_stop:
@@ -121,11 +158,6 @@ def slice_rows(expression: str) -> int | None:
         return None
     start, stop = int(match["start"] or 0), int(match["stop"])
     return stop - start if 0 <= start < stop else None
-
-
-def _base(expression: str) -> str | None:
-    match = _SLICE.fullmatch(expression)
-    return match["base"] if match else None
 
 
 class NotPrepared(errors.FlanError):
@@ -175,9 +207,9 @@ class PreparedDataset:
           NotPrepared: the prepared dataset does not have that split.
         """
         try:
-            resolved = (
-                resolve_train_split(splits, self.sizes) if name == "train" else resolve_split(splits[name], self.sizes)
-            )
+            resolved = resolve_splits(splits, self.sizes)[name]
+            if isinstance(resolved, errors.FlanError):
+                raise resolved
         except errors.FlanError as error:
             raise NotPrepared(f"dataset {self.name!r} in {self.directory}: {error}") from None
         return Rows(self, *resolved)

@@ -44,12 +44,12 @@ class DatasetSpec:
       cluster: the cluster that is held out together (`nli`).
       tfds_name: `name[/config]:version`, as TFDS loads it.
       splits: `train`, `validation` and `test`, each in TFDS slicing syntax. `train[-200:]` and `train[:-200]` carve the
-        last 200 rows; on a copy with fewer than 800 rows they carve a quarter (see `sources.resolve_split`).
+        last 200 rows; on a small copy they shrink together (see `sources.resolve_splits`).
       example: turns a row into an `Example`, or `None` to drop the row. Must be a pure function of the row.
       metrics: names out of `evaluation.metrics`.
       train_rows: rows of the whole train split as published, for tables where the data is absent.
       templates: stem of the YAML file in `tasks/templates/`.
-      collection: `flan2021` or `cot`.
+      collection: `flan2021`, `cot`, or `extra` for a dataset that is in no collection's mixtures.
       rationale: whether targets carry a chain of thought, so that a generated answer is parsed before it is scored.
     """
 

@@ -133,27 +133,35 @@ def test_rows_is_a_sequence_of_its_slice(tmp_path):
 # --- Splits ---
 
 
+def _resolve(size, *expressions):
+    """Ranges of train, validation and test out of one split of `size` rows."""
+    names = ("train", "validation", "test")
+    found = sources.resolve_splits(dict(zip(names, expressions, strict=False)), {"train": size})
+    return [found[name][1:] for name in names[: len(expressions)]]
+
+
 def test_worked_examples():
-    assert sources.resolve_split("train[-200:]", {"train": 2490}) == ("train", 2290, 2490)
-    assert sources.resolve_split("train[-200:]", {"train": 40}) == ("train", 30, 40)
-    assert sources.resolve_split("train[:-200]", {"train": 40}) == ("train", 0, 30)
-    assert sources.resolve_split("train[100:200]", {"train": 150}) == ("train", 100, 150)
-    assert sources.resolve_split("test", {"train": 1, "test": 7}) == ("test", 0, 7)
-    splits = {"train": "train[:30000]", "validation": "train[-200:]"}
-    assert sources.resolve_train_split(splits, {"train": 2000}) == ("train", 0, 1800)
-    assert sources.resolve_train_split(splits, {"train": 500_000}) == ("train", 0, 499_800)
+    assert _resolve(2490, "train[:-200]", "train[-200:]") == [(0, 2290), (2290, 2490)]
+    assert _resolve(40, "train[:-200]", "train[-200:]") == [(0, 30), (30, 40)]
+    assert _resolve(44, "train[:-600]", "train[-600:-500]", "train[-500:]") == [(0, 33), (33, 35), (35, 44)]
+    assert _resolve(60, "train[:30000]", "train[30000:30200]", "train[-3000:]") == [(0, 44), (44, 45), (45, 60)]
+    assert _resolve(2000, "train[:30000]", "train[-200:]") == [(0, 1800), (1800, 2000)]
+    assert _resolve(500_000, "train[:30000]", "train[-200:]") == [(0, 499_800), (499_800, 500_000)]
+    # A slice that nothing else cuts is only bounded by what is there.
+    own = sources.resolve_splits({"train": "train", "validation": "validation[-200:]"}, {"train": 9, "validation": 70})
+    assert own == {"train": ("train", 0, 9), "validation": ("validation", 0, 70)}
     assert sources.slice_rows("train[:30000]") == 30_000
     assert [sources.slice_rows(split) for split in ("train", "train[5:]", "train[:-5]")] == [None, None, None]
 
 
+def test_windows_of_the_published_size_are_kept():
+    fix_punct = ("train[30200:60200]", "train[60200:60400]", "train[-3000:]")
+    assert _resolve(2_414_895, *fix_punct) == [(30_200, 60_200), (60_200, 60_400), (2_411_895, 2_414_895)]
+
+
 def test_rows_held_out_in_front_or_in_the_middle():
-    assert sources.resolve_train_split({"train": "train", "validation": "train[:50]"}, {"train": 400}) == (
-        "train",
-        50,
-        400,
-    )
-    middle = {"train": "train[:100]", "validation": "train[100:150]", "test": "train[-30:]"}
-    assert sources.resolve_train_split(middle, {"train": 400}) == ("train", 0, 100)
+    assert _resolve(400, "train", "train[:50]") == [(50, 400), (0, 50)]
+    assert _resolve(400, "train[:100]", "train[100:150]", "train[-30:]")[0] == (0, 100)
 
 
 @pytest.mark.parametrize(
@@ -161,12 +169,14 @@ def test_rows_held_out_in_front_or_in_the_middle():
 )
 def test_expressions_that_are_not_understood(bad):
     with pytest.raises(errors.FlanError, match=r"not understood"):
-        sources.resolve_split(bad, {"train": 10})
+        sources.resolve_splits({"train": bad}, {"train": 10})
 
 
 def test_unknown_split_names_the_nearest():
-    with pytest.raises(errors.FlanError, match=r"unknown split 'validation'; did you mean 'validation_matched'"):
-        sources.resolve_split("validation", {"train": 1, "validation_matched": 1})
+    sizes = {"train": 1, "validation_matched": 1}
+    found = sources.resolve_splits({"train": "train", "validation": "validation"}, sizes)
+    assert found["train"] == ("train", 0, 1)
+    assert "unknown split 'validation'; did you mean 'validation_matched'" in str(found["validation"])
 
 
 # The ways in which the 62 datasets of FLAN 2021 carve one split (facts: -200, -100, -50, -30; heads of 200 and 30,000).
@@ -184,9 +194,7 @@ carved = st.one_of(
 @given(carved, st.integers(0, 70_000))
 def test_train_and_validation_never_overlap(splits, size):
     train, validation = splits
-    sizes = {"train": size}
-    _, start, stop = sources.resolve_train_split({"train": train, "validation": validation}, sizes)
-    _, held_start, held_stop = sources.resolve_split(validation, sizes)
+    (start, stop), (held_start, held_stop) = _resolve(size, train, validation)
     assert 0 <= start <= stop <= size
     assert 0 <= held_start <= held_stop <= size
     assert not set(range(start, stop)) & set(range(held_start, held_stop))
@@ -200,12 +208,7 @@ def test_no_shipped_dataset_trains_on_what_it_is_tested_on(train, validation, te
     for dataset in mixtures.Catalogue.from_modules("flan_jax.tasks.catalogue").specs:
         bases = {expression.split("[")[0] for expression in dataset.splits.values()}
         sizes = {base: {"train": train, "validation": validation}.get(base, test) for base in bases}
-        found = {
-            name: sources.resolve_train_split(dataset.splits, sizes)
-            if name == "train"
-            else sources.resolve_split(split, sizes)
-            for name, split in dataset.splits.items()
-        }
+        found = sources.resolve_splits(dataset.splits, sizes)
         for one in found:
             for other in found:
                 if one < other and found[one][0] == found[other][0]:

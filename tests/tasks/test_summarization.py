@@ -237,20 +237,11 @@ def test_summaries_are_scored_by_rouge_and_ag_news_by_accuracy():
     assert set(metrics.values()) == {("rouge",)}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            "opinion_abstracts_idebate",
-            marks=pytest.mark.xfail(
-                strict=True, reason="600 rows are more than a quarter of 2,259: the tail is cut short"
-            ),
-        ),
-        "opinion_abstracts_rotten_tomatoes",
-    ],
-)
+@pytest.mark.parametrize("name", ["opinion_abstracts_idebate", "opinion_abstracts_rotten_tomatoes"])
 def test_opinion_splits_are_three_parts_of_the_one_published_split(name):
     splits, end = SPECS[name].splits, SPECS[name].train_rows
-    assert sources.resolve_train_split(splits, {"train": end}) == ("train", 0, end - 600)
-    assert sources.resolve_split(splits["validation"], {"train": end}) == ("train", end - 600, end - 500)
-    assert sources.resolve_split(splits["test"], {"train": end}) == ("train", end - 500, end)
+    assert sources.resolve_splits(splits, {"train": end}) == {
+        "train": ("train", 0, end - 600),
+        "validation": ("train", end - 600, end - 500),
+        "test": ("train", end - 500, end),
+    }
