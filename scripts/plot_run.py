@@ -32,6 +32,10 @@ def main() -> None:
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
     for (label, folder), style in zip(curves.items(), ("-", "o--", "s--", "^--"), strict=False):
         points = [(line["step"], line[TAG]) for line in metrics.read(str(folder)) if TAG in line]
+        if not points and folder.name == "train":
+            raise errors.FlanError(f"{folder} has no {TAG} yet: the run wrote no line of metrics")
+        if not points:
+            continue
         axes.plot(*zip(*points, strict=True), style, color="black", markersize=4, linewidth=1, label=label)
     axes.set_xlabel("step")
     axes.set_ylabel("loss (nats per target token)")

@@ -14,7 +14,6 @@ MOST_SKIPPED = 3
 # A block, and the comment before it that says why it is not run: <!-- not run: downloads a checkpoint -->
 BLOCK = re.compile(r"(?:<!-- not run: (?P<reason>[^>]+?) -->\s*)?^```bash\n(?P<commands>.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = [(match["reason"], match["commands"]) for match in BLOCK.finditer(README)]
-RUN = [commands for reason, commands in BLOCKS if reason is None]
 # What sets the environment up cannot run inside it; of `make` the target is looked for.
 SET_UP = re.compile(r"^(make|git clone|cd|source|\.|pip|python -m (pip|venv)|python3(\.\d+)? -m venv)\b")
 
@@ -25,6 +24,13 @@ def commands_of(block: str) -> list[str]:
     """The commands of a block; a line that ends in a backslash goes on."""
     joined = block.replace("\\\n", " ").splitlines()
     return [line.strip() for line in joined if line.strip() and not line.strip().startswith("#")]
+
+
+RUN = [
+    commands
+    for reason, block in BLOCKS
+    if reason is None and (commands := [line for line in commands_of(block) if not SET_UP.match(line)])
+]
 
 
 @pytest.fixture(scope="module")
@@ -75,11 +81,10 @@ def test_every_make_target_exists():
     assert set(named) <= targets
 
 
-@pytest.mark.parametrize("block", RUN, ids=[commands_of(block)[0][:40] for block in RUN])
-def test_the_commands_of_a_block_run(block, shell):
-    commands = [command for command in commands_of(block) if not SET_UP.match(command)]
+@pytest.mark.parametrize("commands", RUN, ids=[commands[0][:40] for commands in RUN])
+def test_the_commands_of_a_block_run(commands, shell):
     ran = shell(commands)
-    assert ran.returncode == 0, f"{block}\n--- stdout\n{ran.stdout[-3000:]}\n--- stderr\n{ran.stderr[-3000:]}"
+    assert ran.returncode == 0, f"{commands}\n--- stdout\n{ran.stdout[-3000:]}\n--- stderr\n{ran.stderr[-3000:]}"
     assert "Traceback" not in ran.stderr
 
 

@@ -62,7 +62,10 @@ class Writer:
             os.makedirs(directory, exist_ok=True)
             path = os.path.join(directory, METRICS_FILE)
             _drop_half_line(path)
-            self._events = tensorboardX.SummaryWriter(directory, purge_step=continues + 1 if continues else None)
+            # Files are named by the second; one of the same name would be overwritten.
+            self._events = tensorboardX.SummaryWriter(
+                directory, purge_step=continues + 1 if continues else None, filename_suffix=f".{continues}"
+            )
             self._lines = open(path, "a", encoding="utf-8")  # noqa: SIM115  (held for the run)
 
     def write(self, step: int, tags: Mapping[str, float]) -> None:

@@ -157,7 +157,7 @@ def test_a_slice_beyond_the_rows_is_no_data(rte_copy, capsys):
     assert found[0].problems == ("validation is 'validation[30000:30200]': no rows",)
     assert doctor.show(found, str(data_dir), as_json=False) == 1
     printed = capsys.readouterr().out
-    assert "train[30000:30200]" in printed
+    assert "validation[30000:30200]" in printed
     assert "│ far[red] " in printed  # which rich could take for a colour
 
 

@@ -1,0 +1,32 @@
+"""A row of every dataset in every template gives exactly the text that was read and kept (tests/golden/rendered)."""
+
+import importlib.util
+import pathlib
+
+import pytest
+
+from flan_jax.data import mixtures
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+SPECS = {dataset.name: dataset for dataset in mixtures.Catalogue.from_modules("flan_jax.tasks.catalogue").specs}
+
+
+@pytest.fixture(scope="module")
+def script():
+    path = ROOT / "scripts" / "update_rendered.py"
+    loading = importlib.util.spec_from_file_location(path.stem, path)
+    assert loading is not None
+    assert loading.loader is not None
+    module = importlib.util.module_from_spec(loading)
+    loading.loader.exec_module(module)
+    return module
+
+
+def test_every_dataset_has_its_file(script):
+    assert {path.stem for path in script.FOLDER.iterdir()} == set(SPECS)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_texts_are_those_that_were_read(name, script, sample_dir):
+    kept = (script.FOLDER / f"{name}.txt").read_text(encoding="utf-8")
+    assert script.rendered(SPECS[name], sample_dir) == kept, "changed on purpose? python scripts/update_rendered.py"
