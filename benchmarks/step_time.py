@@ -42,7 +42,12 @@ def ours(config_overrides: dict[str, Any], batch: dict[str, np.ndarray]) -> tupl
     config = presets.t5_config("small", dropout_rate=0.1, **config_overrides)
     optimizer = optim.Adafactor(logical_factor_rules=optim.standard_logical_factor_rules())
     model = configs.EncoderDecoderModel(
-        configs.Transformer(config), None, None, optimizer, z_loss=1e-4, loss_normalizing_factor="NUM_REAL_TARGET_TOKENS"
+        configs.Transformer(config),
+        None,
+        None,
+        optimizer,
+        z_loss=1e-4,
+        loss_normalizing_factor="NUM_REAL_TARGET_TOKENS",
     )
     from flan_jax.models import api
 

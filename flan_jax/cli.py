@@ -36,7 +36,9 @@ def _data(argv: Sequence[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     imports = commands.add_parser("import", help="JSON lines -> prepared TFDS directories")
     imports.add_argument("source", help="folder of <key>/<split>.jsonl[.gz], perhaps with MANIFEST.json")
-    imports.add_argument("--data_dir", help="where prepared datasets go; $TFDS_DATA_DIR or ~/tensorflow_datasets if not given")
+    imports.add_argument(
+        "--data_dir", help="where prepared datasets go; $TFDS_DATA_DIR or ~/tensorflow_datasets if not given"
+    )
     imports.add_argument("--keys", help="comma-separated keys to import; all if not given")
     imports.add_argument("--overwrite", action="store_true", help="replace directories that flan did not write")
     from flan_jax.data import commands as data_commands

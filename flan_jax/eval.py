@@ -44,7 +44,9 @@ def evaluate(
     decision = manager.resolve_restore(nowhere, restore_checkpoint_cfg.path, restore_checkpoint_cfg.mode)
     axes, shapes = api.logical_axes(model.config), api.abstract_params(model.config)
     places = sharding.param_shardings(mesh, axes, shapes, partitioner.rules)
-    placed = jax.tree.map(lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes, places)
+    placed = jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes, places
+    )
     if decision.path is None:
         raise errors.FlanError(f"no checkpoint in {restore_checkpoint_cfg.path!r}")
     params = manager.restore_from(decision.path, {"target": placed}, params_only=True)["target"]
@@ -55,7 +57,13 @@ def evaluate(
 
 
 def evaluate_params(
-    model: configs.EncoderDecoderModel, params: Any, cfg: configs.DatasetConfig, output_dir: str, *, step: int, mesh: Any
+    model: configs.EncoderDecoderModel,
+    params: Any,
+    cfg: configs.DatasetConfig,
+    output_dir: str,
+    *,
+    step: int,
+    mesh: Any,
 ) -> dict[str, Any]:
     """Asks a model every task of a configuration and writes what came out.
 
@@ -86,7 +94,9 @@ def evaluate_params(
             task = by_name[name]
             examples = list(rows.in_order(cfg.num_examples, seed=cfg.seed or 0))
             if not examples:
-                raise errors.FlanError(f"task {task.name!r} has no examples in split {cfg.split!r}: its filter drops every row")
+                raise errors.FlanError(
+                    f"task {task.name!r} has no examples in split {cfg.split!r}: its filter drops every row"
+                )
             result, lines = _ask(model, params, task, examples, tokenizer, cfg, mesh)
             _write(output_dir, task.name, step, result, lines)
             results.append(result)
@@ -136,16 +146,17 @@ def _ask(
         values, extra, main = {}, [{} for _ in examples], metrics.get(task.dataset.metrics[0]).main
     for name in task.dataset.metrics:
         metric = metrics.get(name)
-        if not (task.style.scoring and name == "accuracy"):  # which the scores have given already, ties shared
-            targets = answers if metric.all_answers else [f.example.answer for f in examples]
-            values |= metric.function(targets, predictions)
+        # What the option scores have given already, with ties shared, is not overwritten by the first option's.
+        values = {**metric.function([metric.target(f.example) for f in examples], predictions), **values}
     lines = [
         {"row": f.row, "inputs": f.inputs, "answers": a, "prediction": p, **e}
         for f, a, p, e in zip(examples, answers, predictions, extra, strict=True)
     ]
     template = task.style.templates[0]
     return (
-        report.TaskResult(task.name, task.dataset.name, task.dataset.cluster, template, len(examples), chance, values, main),
+        report.TaskResult(
+            task.name, task.dataset.name, task.dataset.cluster, template, len(examples), chance, values, main
+        ),
         lines,
     )
 
@@ -163,7 +174,8 @@ def _write(output_dir: str, name: str, step: int, result: report.TaskResult, lin
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of `python -m flan_jax.eval` and `flan eval`."""
-    return launch.run("eval_script.evaluate", "flan eval", "Asks a checkpoint the tasks of a mixture.", sys.argv[1:] if argv is None else argv)
+    about = "Asks a checkpoint the tasks of a mixture."
+    return launch.run("eval_script.evaluate", "flan eval", about, sys.argv[1:] if argv is None else argv)
 
 
 if __name__ == "__main__":

@@ -54,9 +54,7 @@ def run(root: str, program: str, about: str, argv: Sequence[str], *, check_only:
         bindings.append(f"utils.DatasetConfig.data_dir = {given.tfds_data_dir!r}")
     config.register()
     parsed = config.parse(flags.files, bindings, flags.search_paths)
-    problems = config_check.check(
-        parsed, root, semantic_checks=run_check.CHECKS, known_macros=run_check.SHARED_MACROS
-    )
+    problems = config_check.check(parsed, root, semantic_checks=run_check.CHECKS, known_macros=run_check.SHARED_MACROS)
     for problem in problems:
         if problem.level != "error":
             logger.warning("%s", problem.message if problem.location is None else problem)

@@ -50,7 +50,9 @@ class Progress:
             self._task = self._bar.add_task(self._what, total=self._total, completed=self._start, note="")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar is not None:
             self._bar.stop()
         elif kind is None and self._done > self._reported:
@@ -59,7 +61,9 @@ class Progress:
     def advance(self, steps: int = 1, **fields: Any) -> None:
         """Counts steps done; `fields` (loss=..., tokens_per_second=...) are shown beside the count."""
         self._done += steps
-        self._fields.update({name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in fields.items()})
+        self._fields.update(
+            {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in fields.items()}
+        )
         if self._bar is not None:
             self._bar.update(self._task, completed=self._done, note=self._note())
         elif time.monotonic() - self._logged > _LOG_EVERY:
@@ -76,7 +80,9 @@ class Progress:
             rest = seconds / (self._done - self._start) * (self._total - self._done)
             left = f", {_clock(rest)} left" if rest > 1 else ""
         of = f"/{self._total}" if self._total else ""
-        logger.info("%s: %d%s %s in %s%s %s", self._what, self._done, of, self._unit, _clock(seconds), left, self._note())
+        logger.info(
+            "%s: %d%s %s in %s%s %s", self._what, self._done, of, self._unit, _clock(seconds), left, self._note()
+        )
 
 
 def _clock(seconds: float) -> str:

@@ -66,8 +66,15 @@ def batch_and_mesh(view: View) -> Problems:
         if isinstance(batch, int) and (batch < 1 or batch % needed):
             below, above = batch // needed * needed, -(-max(batch, 1) // needed) * needed
             nearest = f"{below} or {above}" if below else f"{above}"
-            by = f"{_count(ways, 'device')} that share the batch" + (f" x {pieces} microbatches" if needed > ways else "")
-            yield _problem(view, "batch_size", scope, f"batch_size is {batch}; expected a multiple of {needed} ({by}), e.g. {nearest}")
+            by = f"{_count(ways, 'device')} that share the batch" + (
+                f" x {pieces} microbatches" if needed > ways else ""
+            )
+            yield _problem(
+                view,
+                "batch_size",
+                scope,
+                f"batch_size is {batch}; expected a multiple of {needed} ({by}), e.g. {nearest}",
+            )
 
 
 def _task(view: View, scope: str) -> Problems:

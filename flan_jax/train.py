@@ -12,8 +12,8 @@ from typing import Any
 import jax
 
 from flan_jax import config as config_lib
-from flan_jax import eval as eval_lib
 from flan_jax import errors, launch, sharding
+from flan_jax import eval as eval_lib
 from flan_jax.checkpoint import manager
 from flan_jax.data import loader, mixtures, sources, vocabulary
 from flan_jax.models import api
@@ -173,7 +173,9 @@ def initial_state(
         restore.mode if restore else "latest",
         fallback_to_scratch=restore is None or restore.fallback_to_scratch,
     )
-    placed = jax.tree.map(lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes, places)
+    placed = jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes, places
+    )
     if decision.source == "model_dir":
         tree, position = checkpoints.restore(placed.checkpoint_tree())
         logger.info("continuing %s from step %d", checkpoints.directory, int(tree["state"]["step"]))
@@ -182,7 +184,9 @@ def initial_state(
     if decision.path is not None and restore is not None:
         logger.info("starting from %s", decision.path)
         if not restore.params_only:
-            return state.TrainState.from_checkpoint_tree(manager.restore_from(decision.path, placed.checkpoint_tree())), None
+            return state.TrainState.from_checkpoint_tree(
+                manager.restore_from(decision.path, placed.checkpoint_tree())
+            ), None
         params = manager.restore_from(decision.path, placed.checkpoint_tree(), params_only=True)["target"]
         fresh = jax.jit(create, out_shardings=places)(jax.random.key(seed))
         return state.TrainState(fresh.step, params, fresh.opt_state), None
@@ -296,7 +300,8 @@ def _held_back_loss(
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of `python -m flan_jax.train` and `flan train`."""
-    return launch.run("train_script.train", "flan train", "Trains a model, or continues the run in MODEL_DIR.", sys.argv[1:] if argv is None else argv)
+    about = "Trains a model, or continues the run in MODEL_DIR."
+    return launch.run("train_script.train", "flan train", about, sys.argv[1:] if argv is None else argv)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,9 @@ def import_data(source: str, data_dir: str | None, keys: Sequence[str] | None, o
         logger.error("%s: %s", failure.key, failure.problem)
     rows = sum(dataset.rows for dataset in report.datasets)
     count = len(report.datasets) - len(report.failures)
-    print(f"{count} datasets, {rows:,} rows in {target}" + (f"; {len(report.failures)} failed" if report.failures else ""))
+    print(
+        f"{count} datasets, {rows:,} rows in {target}" + (f"; {len(report.failures)} failed" if report.failures else "")
+    )
     return report.exit_code
 
 

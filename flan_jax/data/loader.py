@@ -10,7 +10,7 @@ draws waiting in its packer), saved beside the parameters; nothing is replayed.
 import dataclasses
 import queue
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -255,7 +255,7 @@ def merge_states(states: Sequence[State]) -> State:
     return {"identity": states[0]["identity"], "lanes": dict(sorted(lanes.items(), key=lambda item: int(item[0])))}
 
 
-def prefetch(batches: Iterator[Any], depth: int = 2) -> Iterator[Any]:
+def prefetch(batches: Iterator[Any], depth: int = 2) -> Generator[Any, None, None]:
     """Runs an iterator in a thread, `depth` elements ahead; an error inside it is raised where it is read."""
     done = object()
     slots: queue.Queue[Any] = queue.Queue(maxsize=depth)

@@ -31,7 +31,13 @@ def show(
     """
     tokenizer = vocabulary.Tokenizer(vocabulary.sentencepiece_vocabulary(vocabulary_file))
     mixture = mixtures.Catalogue.from_modules(module).open(
-        name, data_dir=sources.resolve_data_dir(data_dir), split="train", tokenizer=tokenizer, lengths=lengths, seed=seed, missing=missing
+        name,
+        data_dir=sources.resolve_data_dir(data_dir),
+        split="train",
+        tokenizer=tokenizer,
+        lengths=lengths,
+        seed=seed,
+        missing=missing,
     )
     found = measure(mixture, lengths=lengths, steps=steps, batch_size=batch_size, seed=seed, pack=pack)
     if as_json:
@@ -109,7 +115,15 @@ def _print(found: dict[str, Any]) -> None:
             f"{task['epochs']:.2f}",
         )
     grid.add_section()
-    grid.add_row("total", f"{sum(t['rows'] for t in found['tasks']):,}", "", "100%", f"{found['examples']:,.0f}", f"{found['tokens']:,.0f}", "")
+    grid.add_row(
+        "total",
+        f"{sum(t['rows'] for t in found['tasks']):,}",
+        "",
+        "100%",
+        f"{found['examples']:,.0f}",
+        f"{found['tokens']:,.0f}",
+        "",
+    )
     console.Console(width=max(100, console.Console().width)).print(grid)
     print(
         f"measured on {_SAMPLE_ROWS} rows: {found['examples_a_row']:.2f} examples a row, "

@@ -14,26 +14,12 @@ from typing import Any
 import numpy as np
 
 from flan_jax import errors
-from flan_jax.data import quiet, seqio_tasks, sources, spec, streams
+from flan_jax.data import holdout, quiet, seqio_tasks, sources, spec, streams
 
 logger = logging.getLogger(__name__)
 
-RATE_MAXIMUM = 3_000  # "mixing rate maximum of 3k", FLAN 2021 section 2.1
 
-
-@dataclasses.dataclass(frozen=True)
-class MixtureSpec:
-    """A mixture as data.
-
-    Attributes:
-      name: what `MIXTURE_OR_TASK_NAME` says.
-      tasks: names of its tasks.
-      rate_maximum: the number of examples past which a task weighs no more.
-    """
-
-    name: str
-    tasks: tuple[str, ...]
-    rate_maximum: int | None = RATE_MAXIMUM
+MixtureSpec = holdout.MixtureSpec
 
 
 class Catalogue:
@@ -43,8 +29,8 @@ class Catalogue:
         self.specs = spec.SpecRegistry()
         self.specs.add(list(specs))
         self.tasks = seqio_tasks.TaskTable(self.specs)
-        self._mixtures = {m.name: m for m in derived_mixtures(self.specs)}
-        self._mixtures.update({m.name: m for m in mixtures})
+        self._derived = holdout.table(self.specs)
+        self._given = {m.name: m for m in mixtures}
 
     @classmethod
     def from_modules(cls, modules: str | Sequence[str] | None) -> "Catalogue":
@@ -72,8 +58,10 @@ class Catalogue:
         Raises:
           FlanError: no task or mixture has that name; it says which come near.
         """
-        if name in self._mixtures:
-            return self._mixtures[name]
+        if name in self._given:
+            return self._given[name]
+        if name in self._derived:
+            return self._derived[name].mixture(name)
         if self.tasks.find(name) is not None or _seqio_object(name) is not None:
             return MixtureSpec(name, (name,))
         raise errors.unknown("task or mixture", name, self.names())
@@ -98,10 +86,14 @@ class Catalogue:
 
     def names(self) -> list[str]:
         """Every name that can be asked for: mixtures first, then tasks."""
-        return [*self._mixtures, *self.tasks.names(), *_seqio_names()]
+        return list(dict.fromkeys([*self.mixture_names(), *self.tasks.names(), *_seqio_names()]))
 
     def mixture_names(self) -> list[str]:
-        return list(self._mixtures)
+        return list(dict.fromkeys([*self._given, *self._derived]))
+
+    def seqio_tasks(self, name: str) -> list[Any]:
+        """The tasks behind a name of seqio's registries."""
+        return _seqio_tasks(_seqio_object(name))
 
     def open(
         self,
@@ -139,7 +131,11 @@ class Catalogue:
             if self.tasks.find(task) is None and _seqio_object(task) is None:
                 raise errors.FlanError(f"mixture {name!r}: {errors.unknown('task', task, self.names())}")
         members: list[Member] = []
-        opened = open_tasks([self.tasks.find(task) or task for task in mixture.tasks], data_dir, split, missing)
+        tasks = [self.tasks.find(task) or task for task in mixture.tasks]
+        # A cluster that is evaluated may hold a dataset without a train split (WSC273): no part of training on it.
+        if split == "train" and mixture.evaluates:
+            tasks = [t for t in tasks if isinstance(t, str) or "train" in t.dataset.splits] or tasks
+        opened = open_tasks(tasks, data_dir, split, missing)
         for task_name, rows in opened:
             if rows is not None:
                 stream = streams.FlanStream(rows, tokenizer, lengths, seed, shuffle)
@@ -216,37 +212,18 @@ def open_tasks(
     return found
 
 
-def derived_mixtures(specs: spec.SpecRegistry) -> list[MixtureSpec]:
-    """The mixtures that follow from the clusters, for 1, 2, 4, 7 and 10 templates a dataset.
-
-    `flan2021_10templates` is everything, `nli_10templates` one cluster, `flan_minus_nli_10templates` everything but one
-    cluster (the training mixture of the model that is evaluated on it, FLAN 2021 section 2.2); `cot_10templates` is the
-    chain-of-thought collection.
-    """
-    found = []
-    flan = {name: members for name, members in specs.clusters().items() if members[0].collection == "flan2021"}
-    cot = [dataset for dataset in specs if dataset.collection == "cot"]
-
-    def mixture(name: str, datasets: Iterable[spec.DatasetSpec], n: int) -> None:
-        tasks = tuple(f"{dataset.name}_{n}templates" for dataset in datasets)
-        if tasks:
-            found.append(MixtureSpec(f"{name}_{n}templates", tasks))
-
-    for n in seqio_tasks.TEMPLATE_COUNTS:
-        mixture("flan2021", (d for members in flan.values() for d in members), n)
-        mixture("cot", cot, n)
-        for cluster, members in flan.items():
-            mixture(cluster, members, n)
-            mixture(f"flan_minus_{cluster}", (d for name, rest in flan.items() if name != cluster for d in rest), n)
-    return found
-
-
 def _seqio_object(name: str) -> Any:
     seqio = quiet.seqio()
 
     if name in seqio.TaskRegistry.names():
         return seqio.TaskRegistry.get(name)
     return seqio.MixtureRegistry.get(name) if name in seqio.MixtureRegistry.names() else None
+
+
+def _seqio_tasks(found: Any) -> list[Any]:
+    seqio = quiet.seqio()
+
+    return list(found.tasks) if isinstance(found, seqio.Mixture) else [found]
 
 
 def _seqio_names() -> list[str]:
@@ -266,7 +243,7 @@ def _seqio_members(
 
     found = _seqio_object(name)
     is_mixture = isinstance(found, seqio.Mixture)
-    tasks = found.tasks if is_mixture else [found]
+    tasks = _seqio_tasks(found)
     rows = [_seqio_rows(task, split, tokenizer) for task in tasks]
     weights = [float(min(count, maximum or count)) for count in rows]
     if is_mixture:

@@ -53,7 +53,9 @@ class BestFitPacker:
             return
         added = np.asarray(sizes, np.int64)
         if (added > self._capacity).any():
-            raise ValueError(f"an example of {added.max(axis=0).tolist()} tokens cannot fit rows of {self._capacity.tolist()}")
+            raise ValueError(
+                f"an example of {added.max(axis=0).tolist()} tokens cannot fit rows of {self._capacity.tolist()}"
+            )
         self._sizes = np.concatenate([self._sizes, added])
         self._examples.extend(examples)
 

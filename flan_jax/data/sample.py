@@ -31,7 +31,9 @@ def prepare(cache_dir: str | None = None) -> str:
         logger.info("importing the embedded sample into %s", data_dir)
         report = importer.import_datasets(records, data_dir)
         if report.failures:
-            raise errors.FlanError("the embedded sample does not import: " + "; ".join(f.problem or f.key for f in report.failures))
+            raise errors.FlanError(
+                "the embedded sample does not import: " + "; ".join(f.problem or f.key for f in report.failures)
+            )
         (data_dir / _DONE).touch()
     return str(data_dir)
 

@@ -1,8 +1,9 @@
 """One task per (dataset, style): rows in, tokenised examples out, by index; and the same as a `seqio.Task`.
 
-Names follow FLAN's public ones, so that configs keep working:
+Names follow FLAN's public ones, so that configs keep working; `styles` has the table:
 
     rte_10templates                  ten templates, drawn per row (training); also 1, 2, 4 and 7
+    rte_10templates_five_shot        the same with five exemplars before the query
     rte_type_3                       template 3 only
     rte_type_3_scoring_eval          template 3, rank classification over the OPTIONS that the input shows
     rte_type_3_score_eval_no_options the same, options not shown
@@ -10,46 +11,25 @@ Names follow FLAN's public ones, so that configs keep working:
 
 import dataclasses
 import itertools
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from flan_jax import errors
-from flan_jax.data import quiet, sources, spec, stateless, templates, vocabulary
+from flan_jax.data import fewshot, quiet, sources, spec, stateless, styles, templates, vocabulary
 
 TRAIN_CAP = 30_000  # training examples a dataset, FLAN 2021 section 2.1
-TEMPLATE_COUNTS = (1, 2, 4, 7, 10)
 SPLITS = ("train", "validation", "test")
 # Choices that must not follow each other get their own salt in the hash.
 _SALT_ORDER, _SALT_TEMPLATE, _SALT_SUBSTITUTE = 1, 2, 3
 _SUBSTITUTE_TRIES = 64
+_READ = 256  # rows formatted at a time where they are read in order
+# Fields that say what to do with the others: no part of a dataset's plain inputs (FLAN 2021 section 4.2: "for
+# translation the input would be 'The dog runs.'").
+_INSTRUCTIONS = {"source_language", "target_language"}
 
-
-@dataclasses.dataclass(frozen=True)
-class Style:
-    """How the rows of a dataset are asked for.
-
-    Attributes:
-      templates: indices into the dataset's template file.
-      options: whether the inputs show the options.
-      scoring: whether an answer is chosen by the likelihood of each option rather than generated.
-    """
-
-    templates: tuple[int, ...]
-    options: bool = True
-    scoring: bool = False
-
-
-def styles(num_templates: int = 10) -> dict[str, Style]:
-    """The table of styles: suffix of the task name -> style."""
-    table = {f"{n}templates": Style(tuple(range(n))) for n in TEMPLATE_COUNTS if n <= num_templates}
-    for i in range(num_templates):
-        table[f"type_{i}"] = Style((i,))
-        table[f"type_{i}_scoring_eval"] = Style((i,), scoring=True)
-        table[f"type_{i}_score_eval_no_options"] = Style((i,), options=False, scoring=True)
-    return table
+Style = styles.Style
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +42,7 @@ class Formatted:
       example: the row's fields, options and accepted answers.
       row: index of the row in its split.
       template: index of the template in its file.
+      shots: the exemplars before the query, as many as the style asks for; fewer may fit.
     """
 
     inputs: str
@@ -69,18 +50,25 @@ class Formatted:
     example: spec.Example
     row: int
     template: int
+    shots: fewshot.Shots | None = None
+
+    def prompt(self, shots: int | None = None) -> str:
+        """The inputs behind the first `shots` exemplars; behind all of them where None."""
+        return self.inputs if self.shots is None else self.shots.text(shots) + self.inputs
 
 
 @dataclasses.dataclass(frozen=True)
 class Tokenised:
     """One example as token ids, EOS at the end of both; `inputs` and `targets` are at most their feature lengths.
 
-    `cut` is how many tokens each side lost to that limit, or None where that is not known.
+    `cut` is how many tokens each side lost to that limit, or None where that is not known; `shots` is how many
+    exemplars the inputs hold.
     """
 
     inputs: list[int]
     targets: list[int]
     cut: tuple[int, int] | None = None
+    shots: int = 0
 
 
 class FlanTask:
@@ -90,7 +78,7 @@ class FlanTask:
         self.dataset, self.style = dataset, style
         self.name = f"{dataset.name}_{style_name}"
         self.key = stateless.name_key(dataset.name)  # the dataset's part of every hash
-        loaded = templates.load(dataset.templates)
+        loaded = templates.load(dataset.templates) if style.wording == styles.TEMPLATES else (plain(dataset, style),)
         if max(style.templates) >= len(loaded):
             raise errors.FlanError(
                 f"task {self.name!r}: template {max(style.templates)} asked for, {len(loaded)} exist"
@@ -104,14 +92,11 @@ class FlanTask:
 
     def evaluations(self) -> list["FlanTask"]:
         """This task itself where it has one template, else one task a template; none for reversed ones."""
-        scored = any(template.shows_options for template in templates.load(self.dataset.templates))
         if self.style.scoring:
             return [] if self.reversed else [self]
-        suffix = "_scoring_eval" if scored else ""
-        table = styles(len(templates.load(self.dataset.templates)))
-        singles = [
-            FlanTask(self.dataset, f"type_{i}{suffix}", table[f"type_{i}{suffix}"]) for i in self.style.templates
-        ]
+        known, scored = dataset_styles(self.dataset), scores(self.dataset)
+        names = [styles.evaluation(self.style, i, scored) for i in self.style.templates]
+        singles = [FlanTask(self.dataset, name, known[name]) for name in names]
         return [task for task in singles if not task.reversed]
 
     def open(self, data_dir: str, split: str) -> "TaskRows":
@@ -121,20 +106,27 @@ class FlanTask:
           FlanError: the split name is unknown, the dataset is not prepared, it has no such split, or no row of the
             split passes the dataset's filter.
         """
-        if split not in self.dataset.splits:
-            raise errors.unknown("split", split, self.dataset.splits)
+        _require(self.dataset, split)
+        if self.style.shots:
+            _require(self.dataset, "train")
         prepared = sources.PreparedDataset(data_dir, self.dataset.tfds_name)
         rows = prepared.rows(self.dataset.splits, split)
         if not rows:
             raise errors.FlanError(
                 f"task {self.name!r} is empty: no rows in {self.dataset.splits[split]!r} of {prepared.directory}"
             )
-        cap = None
-        if split == "train":
-            cap = min(TRAIN_CAP, sources.slice_rows(self.dataset.splits[split]) or TRAIN_CAP)
-        opened = TaskRows(self, rows, cap=cap)
+        cap = min(TRAIN_CAP, sources.slice_rows(self.dataset.splits.get("train", "")) or TRAIN_CAP)
+        pool = None
+        if self.style.shots:
+            pool = self.pool(rows if split == "train" else prepared.rows(self.dataset.splits, "train"), cap)
+        opened = TaskRows(self, rows, cap if split == "train" else None, pool, own=split == "train")
         opened.check()
         return opened
+
+    def pool(self, rows: Sequence[spec.Row], cap: int | None) -> fewshot.Pool:
+        """The exemplars of the task, given the rows of the train split and how many of them are used."""
+        size = min(len(rows), cap or len(rows))
+        return fewshot.Pool(rows, size, self.key, self.style, self.dataset.example, self._text)
 
     def choose(self, rows: np.ndarray, seed: int, epochs: int | np.ndarray) -> list[int]:
         """Returns the index of the template that (seed, epoch, dataset, row) picks, for each of the rows [N]."""
@@ -142,17 +134,33 @@ class FlanTask:
         numbers = stateless.below(len(choices), seed, _SALT_TEMPLATE, self.key, rows, epochs)
         return [choices[number] for number in np.broadcast_to(numbers, np.shape(rows)).tolist()]
 
-    def format(self, example: spec.Example, row: int, template: int) -> Formatted:
+    def format(self, example: spec.Example, row: int, template: int, shots: fewshot.Shots | None = None) -> Formatted:
         """Renders an example with one of the style's templates."""
-        inputs, targets = templates.render(self._templates[template], example, options=self.style.options)
-        return Formatted(inputs, targets, example, row, template)
+        return Formatted(*self._text(example, template), example, row, template, shots)
+
+    def _text(self, example: spec.Example, template: int) -> tuple[str, str]:
+        return templates.render(self._templates[template], example, options=self.style.options)
 
 
 class TaskRows:
     """The rows of one task and split: how many there are, any draw of an endless shuffled stream, and all in order."""
 
-    def __init__(self, task: FlanTask, rows: Sequence[spec.Row], cap: int | None) -> None:
-        self.task, self._rows = task, rows
+    def __init__(
+        self,
+        task: FlanTask,
+        rows: Sequence[spec.Row],
+        cap: int | None,
+        pool: fewshot.Pool | None = None,
+        own: bool = False,
+    ) -> None:
+        """Args:
+        task: whose they are.
+        rows: of the split.
+        cap: how many of them are used; all where None.
+        pool: what exemplars are drawn from, where the style has some.
+        own: whether that is these very rows.
+        """
+        self.task, self._rows, self._pool, self._own = task, rows, pool, own
         self._size = min(len(rows), cap or len(rows))
 
     @property
@@ -194,14 +202,32 @@ class TaskRows:
             examples.append(example)
         # One hash for all rows: row by row it takes longer than reading and rendering them.
         chosen = self.task.choose(np.asarray(rows, np.int64), seed, epochs)
-        return [self.task.format(e, row, template) for e, row, template in zip(examples, rows, chosen, strict=True)]
+        return self._format(rows, examples, chosen, seed, epochs)
+
+    def _format(
+        self,
+        rows: Sequence[int],
+        examples: Sequence[spec.Example],
+        chosen: Sequence[int],
+        seed: int,
+        epochs: int | np.ndarray,
+    ) -> list[Formatted]:
+        shots: Sequence[fewshot.Shots | None] = [None] * len(rows)
+        if self._pool is not None:
+            shots = self._pool.draw(np.asarray(rows, np.int64), seed, epochs, chosen, examples, self._own)
+        return list(map(self.task.format, examples, rows, chosen, shots))
 
     def in_order(self, limit: int | None = None, seed: int = 0, epoch: int = 0) -> Iterator[Formatted]:
         """Yields the rows that pass the filter, in file order, each once: what evaluation reads."""
-        chosen = self.task.choose(np.arange(self._size), seed, epoch)
-        passed = ((row, self.task.dataset.example(self._rows[row])) for row in range(self._size))
-        kept = (self.task.format(example, row, chosen[row]) for row, example in passed if example is not None)
-        return itertools.islice(kept, limit)
+        return itertools.islice(self._in_order(seed, epoch), limit)
+
+    def _in_order(self, seed: int, epoch: int) -> Iterator[Formatted]:
+        for start in range(0, self._size, _READ):
+            rows = range(start, min(start + _READ, self._size))
+            passed = ((row, self.task.dataset.example(self._rows[row])) for row in rows)
+            kept = {row: example for row, example in passed if example is not None}
+            chosen = self.task.choose(np.asarray(list(kept), np.int64), seed, epoch)
+            yield from self._format(list(kept), list(kept.values()), chosen, seed, epoch)
 
     def _substitute(self, row: int) -> tuple[int, spec.Example]:
         """Finds the row that stands in for one that the filter drops.
@@ -228,7 +254,9 @@ class TaskRows:
 def tokenise(
     formatted: Sequence[Formatted], tokenizer: vocabulary.Tokenizer, lengths: dict[str, int]
 ) -> list[Tokenised]:
-    """Encodes a batch of examples in one call, trims each side and appends EOS (as seqio's `append_eos_after_trim`).
+    """Encodes a batch of examples in one call, joins exemplars, trims each side and appends EOS.
+
+    Trimming and EOS are seqio's `append_eos_after_trim`; exemplars take what room the query leaves (`fewshot.join`).
 
     Args:
       formatted: the examples.
@@ -239,14 +267,46 @@ def tokenise(
     ids = tokenizer.encode([f.inputs for f in formatted] + [f.targets for f in formatted])
     half = len(formatted)
     room = (lengths["inputs"] - 1, lengths["targets"] - 1)
+    before = fewshot.join([f.shots for f in formatted], list(map(len, ids[:half])), tokenizer, lengths["inputs"])
     return [
         Tokenised(
-            [*inputs[: room[0]], eos],
+            [*exemplars, *inputs[: room[0]], eos],
             [*targets[: room[1]], eos],
             (max(0, len(inputs) - room[0]), max(0, len(targets) - room[1])),
+            shots,
         )
-        for inputs, targets in zip(ids[:half], ids[half:], strict=True)
+        for inputs, targets, (exemplars, shots) in zip(ids[:half], ids[half:], before, strict=True)
     ]
+
+
+def dataset_styles(dataset: spec.DatasetSpec) -> dict[str, Style]:
+    """The styles that a dataset can be asked for in, by the last part of the task's name; reads its template file."""
+    return styles.table(len(templates.load(dataset.templates)), scores(dataset), "train" in dataset.splits)
+
+
+def scores(dataset: spec.DatasetSpec) -> bool:
+    """Whether the dataset is scored by rank classification: its templates show options."""
+    return any(template.shows_options for template in templates.load(dataset.templates))
+
+
+def plain(dataset: spec.DatasetSpec, style: Style) -> templates.Template:
+    """The pattern of the baselines: the fields that the dataset's templates ask with, a line each, and the answer."""
+    asking = [template for template in templates.load(dataset.templates) if not template.reversed]
+    used = (field for template in asking for _, field in template.inputs if field)
+    fields = [field for field in dict.fromkeys(used) if field != templates.OPTIONS and field not in _INSTRUCTIONS]
+    title = f"[{dataset.cluster}: {dataset.name}] ".replace("_", " ") if style.wording == styles.NAME else ""
+    starts = [title, *["\n"] * (len(fields) - 1)]
+    return templates.Template(tuple(zip(starts, fields, strict=True)), (("", templates.ANSWER),))
+
+
+def _require(dataset: spec.DatasetSpec, split: str) -> None:
+    if split not in dataset.splits and split in SPLITS:
+        what = {"train": "be trained on, nor give exemplars"}.get(split, f"be read for {split}")
+        raise errors.FlanError(
+            f"dataset {dataset.name!r} has no {split} split, only {', '.join(dataset.splits)}: it cannot {what}"
+        )
+    if split not in dataset.splits:
+        raise errors.unknown("split", split, dataset.splits)
 
 
 class TaskTable:
@@ -263,17 +323,16 @@ class TaskTable:
 
     def find(self, name: str) -> FlanTask | None:
         """Returns the task of that name, or None where no dataset and style make it up."""
-        match = re.match(
-            r"^(?P<dataset>.+?)_(?P<style>\d+templates|type_\d+(_scoring_eval|_score_eval_no_options)?)$", name
-        )
-        if not match or match["dataset"] not in self._specs:
-            return None
-        dataset = self._specs[match["dataset"]]
-        style = styles(len(templates.load(dataset.templates))).get(match["style"])
-        return FlanTask(dataset, match["style"], style) if style else None
+        for dataset in self._specs:
+            if name.startswith(dataset.name + "_"):
+                last = name[len(dataset.name) + 1 :]
+                style = dataset_styles(dataset).get(last)
+                if style is not None:
+                    return FlanTask(dataset, last, style)
+        return None
 
     def names(self) -> list[str]:
-        return [f"{dataset.name}_{suffix}" for dataset in self._specs for suffix in styles()]
+        return [f"{dataset.name}_{last}" for dataset in self._specs for last in dataset_styles(dataset)]
 
 
 def to_seqio(task: FlanTask, vocab: Any, data_dir: str | None = None) -> Any:

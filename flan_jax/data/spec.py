@@ -85,9 +85,13 @@ class SpecRegistry:
         for spec in specs:
             present = self._specs.get(spec.name)
             if present is not None and present != spec:
-                raise errors.FlanError(f"dataset {spec.name!r} is defined twice: {present.tfds_name} and {spec.tfds_name}")
+                raise errors.FlanError(
+                    f"dataset {spec.name!r} is defined twice: {present.tfds_name} and {spec.tfds_name}"
+                )
             if ":" not in spec.tfds_name:
-                raise errors.FlanError(f"dataset {spec.name!r}: {spec.tfds_name!r} has no version; expected e.g. 'glue/sst2:2.0.0'")
+                raise errors.FlanError(
+                    f"dataset {spec.name!r}: {spec.tfds_name!r} has no version; expected e.g. 'glue/sst2:2.0.0'"
+                )
             self._specs[spec.name] = spec
 
     def __getitem__(self, name: str) -> DatasetSpec:

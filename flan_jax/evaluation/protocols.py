@@ -38,7 +38,9 @@ def option_scores(
       For each example the summed log-likelihood of each option, EOS included.
     """
     pairs = [
-        seqio_tasks.Formatted(f.inputs, option, f.example, f.row, f.template) for f in examples for option in f.example.options
+        seqio_tasks.Formatted(f.inputs, option, f.example, f.row, f.template)
+        for f in examples
+        for option in f.example.options
     ]
     tokens = seqio_tasks.tokenise(pairs, tokenizer, lengths)
     scores = np.empty(len(pairs))

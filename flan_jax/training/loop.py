@@ -42,9 +42,9 @@ class Hooks:
       save: (step, state, data position) when a checkpoint is due, and at the end.
     """
 
-    stats: Callable[[int, Mapping[str, float]], None]
-    evaluate: Callable[[int, state.TrainState], None]
-    save: Callable[[int, state.TrainState, Any], None]
+    stats: Callable[[int, Mapping[str, float]], object]
+    evaluate: Callable[[int, state.TrainState], object]
+    save: Callable[[int, state.TrainState, Any], object]
 
 
 def run(

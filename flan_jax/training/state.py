@@ -23,7 +23,7 @@ class TrainState:
     opt_state: the optimizer's slots.
     """
 
-    step: jax.Array
+    step: Any
     params: Tree
     opt_state: Tree
 
@@ -47,7 +47,7 @@ def abstract(config: api.T5Config, optimizer: Any) -> TrainState:
     return jax.eval_shape(functools.partial(create, config, optimizer), jax.random.key(0))
 
 
-def shardings(config: api.T5Config, optimizer: Any, mesh: Any, rules: Any = sharding.STANDARD_RULES) -> TrainState:
+def shardings(config: api.T5Config, optimizer: Any, mesh: Any, rules: Any = sharding.STANDARD_RULES) -> Any:
     """Where each array of the state lives: a `TrainState` of shardings.
 
     A slot is split along the axes that it shares with its parameter: a whole moment lies as the parameter does, a

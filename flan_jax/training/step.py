@@ -78,15 +78,17 @@ def _loss(
     return total, sums
 
 
-def _gradients(
-    model: EncoderDecoderModel, divisor: Any, params: Any, batch: Batch, key: jax.Array
-) -> tuple[Any, Sums]:
+def _gradients(model: EncoderDecoderModel, divisor: Any, params: Any, batch: Batch, key: jax.Array) -> tuple[Any, Sums]:
     (_, sums), grads = jax.value_and_grad(functools.partial(_loss, model, divisor), has_aux=True)(params, batch, key)
     return grads, sums
 
 
 def _accumulate(
-    gradients: Callable[[Any, Batch, jax.Array], tuple[Any, Sums]], params: Any, batch: Batch, key: jax.Array, pieces: int
+    gradients: Callable[[Any, Batch, jax.Array], tuple[Any, Sums]],
+    params: Any,
+    batch: Batch,
+    key: jax.Array,
+    pieces: int,
 ) -> tuple[Any, Sums]:
     """Adds gradients and sums over microbatches. Piece i takes rows i, i + K, ...: every device keeps its own rows."""
 
