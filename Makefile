@@ -30,7 +30,7 @@ demo: install  ## trains on the embedded sample with NLI held out, then evaluate
 	$(BIN)/python scripts/plot_run.py $(RUN)
 
 test: install  ## runs the tests
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 check: install  ## ruff, pyright, import rules and templates
 	$(BIN)/ruff check .

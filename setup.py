@@ -24,7 +24,7 @@ setup(
     package_data={
         "flan_jax.tasks": ["*.yaml", "*.csv", "templates/*.yaml"],
         "flan_jax.gin": ["**/*.gin"],
-        "flan_jax.data": ["sample/**/*.jsonl", "vocabulary/*"],
+        "flan_jax.data": ["html/*", "sample/**/*.jsonl", "vocabulary/*"],
     },
     include_package_data=False,
     entry_points={"console_scripts": ["flan = flan_jax.cli:main"]},

@@ -57,11 +57,27 @@ def _preview(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="flan preview", description="Shows examples of a task or mixture as the model will see them."
     )
-    _add_mixture_flags(parser)
+    _add_mixture_flags(parser, name="?")
     parser.add_argument("--split", default="train", choices=("train", "validation", "test"))
     parser.add_argument("--n", type=int, default=2, help="how many rows")
     parser.add_argument("--pack", action="store_true", help="pack several examples into a row")
+    parser.add_argument("--html", metavar="OUT", help="write every dataset and template as a page: a file or a directory")
+    parser.add_argument("--rows", type=int, default=2, help="rows of each dataset in the page")
     given = parser.parse_args(argv)
+    if given.html:
+        from flan_jax.data import html_catalogue
+
+        html_catalogue.show(
+            given.html,
+            module=given.module,
+            data_dir=given.tfds_data_dir,
+            vocabulary_file=given.vocabulary,
+            rows=given.rows,
+            missing=given.missing,
+        )
+        return 0
+    if given.name is None:
+        parser.error("give the name of a task or mixture, or --html OUT")
     from flan_jax.data import preview
 
     preview.show(
@@ -120,8 +136,8 @@ def _check_templates(argv: Sequence[str]) -> int:
     return template_lint.main(given.module, given.vocabulary)
 
 
-def _add_mixture_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", help="a task or mixture, such as rte_10templates or flan_minus_nli_10templates")
+def _add_mixture_flags(parser: argparse.ArgumentParser, name: str | None = None) -> None:
+    parser.add_argument("name", nargs=name, help="a task or mixture, such as rte_10templates or flan_minus_nli_10templates")
     parser.add_argument("--module", default=DEFAULT_MODULE, help="module that defines SPECS, or registers seqio tasks")
     parser.add_argument("--tfds_data_dir", help="directory of prepared TFDS datasets, or the word 'sample'")
     parser.add_argument("--vocabulary", help="SentencePiece file, local or gs://; the embedded one if not given")

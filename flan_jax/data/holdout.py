@@ -149,15 +149,14 @@ def table(specs: spec.SpecRegistry) -> dict[str, Recipe]:
         add(f"{name}_eval", evaluated, style, evaluates=True, rate=None)
 
     cot = [dataset for dataset in specs if dataset.collection == "cot"]
-    clusters = [name for name in (*dict.fromkeys(d.cluster for d in flan), "misc")]
+    clusters = [cluster for cluster in (*dict.fromkeys(d.cluster for d in flan), "misc") if _of(flan, cluster)]
+    rest = {cluster: list(_without(flan, cluster)) for cluster in clusters}
     for style in _training_styles():
         add(f"flan2021_{style}", flan, style)
         add(f"cot_{style}", cot, style)
         for cluster in clusters:
-            members = _of(flan, cluster)
-            if members:
-                add(f"{cluster}_{style}", members, style, evaluates=True)
-                add(f"flan_minus_{cluster}_{style}", list(_without(flan, cluster)), style)
+            add(f"{cluster}_{style}", _of(flan, cluster), style, evaluates=True)
+            add(f"flan_minus_{cluster}_{style}", rest[cluster], style)
     for number, cluster in enumerate(INTER_CLUSTER):
         together = {cluster, *EXCLUDED_WITH.get(cluster, ())}
         train = [dataset for dataset in flan if dataset.cluster not in together]
@@ -273,7 +272,8 @@ def _reason(dataset: str, of_cluster: str | None, tfds_dataset: str, cluster: st
         return f"of cluster {of_cluster}, which is held out with {cluster}"
     for other in held:
         if source(other.tfds_dataset) == source(tfds_dataset):
-            return f"it reads {tfds_dataset}, a source of {other.name} ({other.tfds_dataset}) of the held-out cluster {other.cluster}"
+            held_out = f"{other.name} ({other.tfds_dataset}) of the held-out cluster {other.cluster}"
+            return f"it reads {tfds_dataset}, the source of {held_out}"
     return None
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from flan_jax.data import loader, mixtures, sources, vocabulary
+from flan_jax.data import loader, mixtures, seqio_tasks, sources, streams, vocabulary
 
 _SAMPLE_ROWS = 256  # packed rows drawn to measure examples a row and tokens an example
 
@@ -53,7 +53,7 @@ def measure(
     """Measures a mixture on its first rows and projects a run.
 
     Returns:
-      JSON-ready: `tasks`, each with rows (after the cap), rate (probability of being drawn), and over the run the expected
+      JSON-ready: `tasks`, each with rows (after the cap), the cap, rate (probability of being drawn), and over the run the expected
       examples, tokens (inputs and targets, EOS counted, padding not) and epochs; and the totals.
     """
     lane = loader.Lane(mixture, 0, 1, lengths, seed, pack)
@@ -70,6 +70,7 @@ def measure(
             {
                 "task": member.name,
                 "rows": member.rows,
+                "cap": seqio_tasks.TRAIN_CAP if isinstance(member.stream, streams.FlanStream) else None,
                 "weight": member.rate,
                 "rate": float(probability),
                 "examples": expected,
@@ -102,12 +103,13 @@ def _print(found: dict[str, Any]) -> None:
         f"{lengths['inputs']}+{lengths['targets']} tokens"
     )
     grid = table.Table(title=title)
-    for column in ("task", "rows", "weight", "rate", "examples", "tokens", "epochs"):
+    for column in ("task", "rows", "cap", "weight", "rate", "examples", "tokens", "epochs"):
         grid.add_column(column, justify="left" if column == "task" else "right", no_wrap=True)
     for task in found["tasks"]:
         grid.add_row(
             task["task"],
             f"{task['rows']:,}",
+            "" if task["cap"] is None else f"{task['cap']:,}",
             f"{task['weight']:,.0f}",
             f"{100 * task['rate']:.2f}%",
             f"{task['examples']:,.0f}",
@@ -118,6 +120,7 @@ def _print(found: dict[str, Any]) -> None:
     grid.add_row(
         "total",
         f"{sum(t['rows'] for t in found['tasks']):,}",
+        "",
         "",
         "100%",
         f"{found['examples']:,.0f}",

@@ -64,7 +64,7 @@ class Catalogue:
             return self._derived[name].mixture(name)
         if self.tasks.find(name) is not None or _seqio_object(name) is not None:
             return MixtureSpec(name, (name,))
-        raise errors.unknown("task or mixture", name, self.names())
+        raise self._unknown("task or mixture", name)
 
     def eval_tasks(self, name: str) -> list[seqio_tasks.FlanTask]:
         """Returns the tasks that evaluate a task or mixture: each of its datasets with each of its templates in turn.
@@ -87,6 +87,12 @@ class Catalogue:
     def names(self) -> list[str]:
         """Every name that can be asked for: mixtures first, then tasks."""
         return list(dict.fromkeys([*self.mixture_names(), *self.tasks.names(), *_seqio_names()]))
+
+    def _unknown(self, kind: str, name: str) -> errors.FlanError:
+        names = self.names()
+        return seqio_tasks.unknown(
+            kind, name, names, [known for known in names if known.endswith("_10templates")] or names
+        )
 
     def mixture_names(self) -> list[str]:
         return list(dict.fromkeys([*self._given, *self._derived]))
@@ -129,7 +135,7 @@ class Catalogue:
             raise errors.FlanError(f"mixture {name!r} names no task")
         for task in mixture.tasks:
             if self.tasks.find(task) is None and _seqio_object(task) is None:
-                raise errors.FlanError(f"mixture {name!r}: {errors.unknown('task', task, self.names())}")
+                raise errors.FlanError(f"mixture {name!r}: {self._unknown('task', task)}")
         members: list[Member] = []
         tasks = [self.tasks.find(task) or task for task in mixture.tasks]
         # A cluster that is evaluated may hold a dataset without a train split (WSC273): no part of training on it.

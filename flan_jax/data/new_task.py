@@ -183,13 +183,13 @@ def _tfds_info(dataset: str, version: str | None, present: Sequence[str]) -> tup
             "found with --tfds_data_dir=DIR"
         ) from None
     if config and config not in builder_cls.builder_configs:
-        raise errors.unknown(f"config of {name!r}", config, builder_cls.builder_configs)
+        raise errors.unknown(f"config of {name}", config, builder_cls.builder_configs)
     with tempfile.TemporaryDirectory() as empty:
         try:
             builder = tfds.builder(dataset, data_dir=empty)
             known = [str(known) for known in builder.versions]
             if version not in (None, *known):
-                raise errors.unknown(f"version of {dataset!r}", str(version), known)
+                raise errors.unknown(f"version of {dataset}", str(version), known)
             if version:
                 builder = tfds.builder(f"{dataset}:{version}", data_dir=empty)
             # A dataset with configs has a default one; the name says which.

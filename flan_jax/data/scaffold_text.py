@@ -121,7 +121,7 @@ def templates(name: str, plan: scaffold.Plan) -> str:
     fields = ", ".join(f"{{{field}}}" for field in plan.fields)
     shown = f", {{{templates_lib.OPTIONS}}}" if plan.has_options else ""
     head = [
-        f"# Templates of {name}: room for ten. The first {len(pairs)} were made from the names of its features. Reword them,",
+        f"# Templates of {name}: room for ten. The first {len(pairs)} come from the names of its features. Reword them,",
         f"# and write the other {_SLOTS - len(pairs)}, in varied, natural English; then run",
         f"#   flan check-templates --module={name}_task",
         "#",

@@ -10,6 +10,8 @@ Names follow FLAN's public ones, so that configs keep working; `styles` has the 
 """
 
 import dataclasses
+import difflib
+import heapq
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -24,6 +26,7 @@ SPLITS = ("train", "validation", "test")
 # Choices that must not follow each other get their own salt in the hash.
 _SALT_ORDER, _SALT_TEMPLATE, _SALT_SUBSTITUTE = 1, 2, 3
 _SUBSTITUTE_TRIES = 64
+_LIKELY = 200  # names compared letter by letter with one that does not exist
 _READ = 256  # rows formatted at a time where they are read in order
 # Fields that say what to do with the others: no part of a dataset's plain inputs (FLAN 2021 section 4.2: "for
 # translation the input would be 'The dog runs.'").
@@ -279,6 +282,11 @@ def tokenise(
     ]
 
 
+def prompts(formatted: Sequence[Formatted], tokenizer: vocabulary.Tokenizer, lengths: dict[str, int]) -> list[str]:
+    """The inputs of examples as text, with the exemplars that fit; what is cut off at the end is there."""
+    return [f.prompt(tokens.shots) for f, tokens in zip(formatted, tokenise(formatted, tokenizer, lengths), strict=True)]
+
+
 def dataset_styles(dataset: spec.DatasetSpec) -> dict[str, Style]:
     """The styles that a dataset can be asked for in, by the last part of the task's name; reads its template file."""
     return styles.table(len(templates.load(dataset.templates)), scores(dataset), "train" in dataset.splits)
@@ -318,7 +326,7 @@ class TaskTable:
     def __getitem__(self, name: str) -> FlanTask:
         found = self.find(name)
         if found is None:
-            raise errors.unknown("task", name, self.names())
+            raise unknown("task", name, self.names(), [f"{dataset.name}_10templates" for dataset in self._specs])
         return found
 
     def find(self, name: str) -> FlanTask | None:
@@ -333,6 +341,23 @@ class TaskTable:
 
     def names(self) -> list[str]:
         return [f"{dataset.name}_{last}" for dataset in self._specs for last in dataset_styles(dataset)]
+
+
+def unknown(kind: str, given: str, names: Sequence[str], examples: Sequence[str]) -> errors.FlanError:
+    """`errors.unknown` out of some 15,000 names, for which difflib takes seconds: those with most in common are compared.
+
+    Args:
+      kind: what was looked up.
+      given: the name as the user wrote it.
+      names: every name that would have been accepted.
+      examples: those to list when nothing is close.
+    """
+    thirds = {given[i : i + 3] for i in range(len(given) - 2)}
+    likely = heapq.nlargest(
+        _LIKELY, names, key=lambda name: 2 * sum(t in name for t in thirds) - abs(len(name) - len(given))
+    )
+    close = difflib.get_close_matches(given, likely, n=1, cutoff=0.6)
+    return errors.unknown(kind, given, likely if close else examples)
 
 
 def to_seqio(task: FlanTask, vocab: Any, data_dir: str | None = None) -> Any:

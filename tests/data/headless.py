@@ -61,9 +61,14 @@ class Browser:
         self.call("Page.navigate", url="about:blank")
         self.events.clear()
         self.call("Page.navigate", url=page.resolve().as_uri() + fragment)
+        self.wait("document.readyState + location.protocol === 'completefile:'")
+
+    def wait(self, condition: str) -> None:
+        """Waits until an expression is true: events such as `toggle` come after what causes them."""
         deadline = time.monotonic() + SECONDS
-        while self.js("document.readyState + location.protocol") != "completefile:":
-            assert time.monotonic() < deadline, "the page does not load"
+        while not self.js(condition):
+            assert time.monotonic() < deadline, f"never came true: {condition}"
+            time.sleep(0.01)
 
     def js(self, expression: str) -> Any:
         """Returns the JSON value of an expression."""

@@ -25,7 +25,7 @@ SETTINGS = {
     "train_script__train__train_eval_dataset_cfg": None,
 }
 TAGS = ("loss", "accuracy", "z_loss", "learning_rate", "effective_batch_size/encoder", "non_padding_fraction/overall")
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("resume")]  # one worker: the runs are shared
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,6 @@ import pytest
 from flan_jax.training import metrics
 from tests.e2e import demo_runs
 
-pytestmark = pytest.mark.xdist_group("ten_steps")  # one worker: the run is shared
-
 EVERY_STEP = {
     "accuracy",
     "cross_ent_loss",
