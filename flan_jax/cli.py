@@ -61,7 +61,9 @@ def _preview(argv: Sequence[str]) -> int:
     parser.add_argument("--split", default="train", choices=("train", "validation", "test"))
     parser.add_argument("--n", type=int, default=2, help="how many rows")
     parser.add_argument("--pack", action="store_true", help="pack several examples into a row")
-    parser.add_argument("--html", metavar="OUT", help="write every dataset and template as a page: a file or a directory")
+    parser.add_argument(
+        "--html", metavar="OUT", help="write every dataset and template as a page: a file or a directory"
+    )
     parser.add_argument("--rows", type=int, default=2, help="rows of each dataset in the page")
     given = parser.parse_args(argv)
     if given.html:
@@ -136,8 +138,16 @@ def _check_templates(argv: Sequence[str]) -> int:
     return template_lint.main(given.module, given.vocabulary)
 
 
+def _new_task(argv: Sequence[str]) -> int:
+    from flan_jax.data import new_task
+
+    return new_task.run(argv, DEFAULT_MODULE)
+
+
 def _add_mixture_flags(parser: argparse.ArgumentParser, name: str | None = None) -> None:
-    parser.add_argument("name", nargs=name, help="a task or mixture, such as rte_10templates or flan_minus_nli_10templates")
+    parser.add_argument(
+        "name", nargs=name, help="a task or mixture, such as rte_10templates or flan_minus_nli_10templates"
+    )
     parser.add_argument("--module", default=DEFAULT_MODULE, help="module that defines SPECS, or registers seqio tasks")
     parser.add_argument("--tfds_data_dir", help="directory of prepared TFDS datasets, or the word 'sample'")
     parser.add_argument("--vocabulary", help="SentencePiece file, local or gs://; the embedded one if not given")
@@ -154,6 +164,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "data": (_data, "import JSON lines as TFDS datasets; see what is there and what is missing"),
     "preview": (_preview, "show examples as the model sees them"),
     "mixture": (_mixture, "show what a mixture is made of"),
+    "new-task": (_new_task, "start a task for a dataset of your own"),
     "check-templates": (_check_templates, "lint template files"),
 }
 

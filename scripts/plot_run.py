@@ -1,6 +1,6 @@
 """Draws the loss curves of a run from its logs.
 
-    python scripts/plot_run.py MODEL_DIR [--out MODEL_DIR/loss.png]
+python scripts/plot_run.py MODEL_DIR [--out MODEL_DIR/loss.png]
 """
 
 import argparse

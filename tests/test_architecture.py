@@ -49,6 +49,8 @@ def sources() -> dict[str, pathlib.Path]:
 
 
 MODULES = sources()
+# The one module that does something when it is imported: t5x's MIXTURE_OR_TASK_MODULE, which fills seqio's registries.
+REGISTERS = "flan_jax.tasks.register"
 
 
 @functools.cache
@@ -78,7 +80,9 @@ def within(name: str, package: str) -> bool:
 
 
 def test_the_tree_is_found():
-    assert {"flan_jax", "flan_jax.cli", "flan_jax.data.spec", "flan_jax.models.api", "flan_jax.tasks.nli"} <= set(MODULES)
+    assert {"flan_jax", "flan_jax.cli", "flan_jax.data.spec", "flan_jax.models.api", "flan_jax.tasks.nli"} <= set(
+        MODULES
+    )
     assert "flan_jax.data.spec" in {name for name, _, _ in imports("flan_jax.tasks.nli")}
 
 
@@ -98,7 +102,7 @@ def test_tasks_know_the_specification_of_a_dataset_and_nothing_else():
     wrong = [
         f"{module}:{line} imports {name}"
         for module in MODULES
-        if within(module, "flan_jax.tasks")
+        if within(module, "flan_jax.tasks") and module != REGISTERS
         for name, line, _ in imports(module)
         if within(name, "flan_jax")
         and not within(name, "flan_jax.data.spec")
@@ -157,10 +161,15 @@ json.dump({
 """
 
 
-def test_importing_every_module_does_nothing():
+def test_importing_any_other_module_does_nothing():
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(ROOT)}
     ran = subprocess.run(
-        [sys.executable, "-c", WATCH, *MODULES], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", WATCH, *(set(MODULES) - {REGISTERS})],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout) == {"done": [], "tensorflow": [], "backends": [], "threads": []}

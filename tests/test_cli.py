@@ -4,6 +4,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -11,6 +12,12 @@ from flan_jax import cli, config
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DEMO = ["--gin_file=recipes/demo.gin", "--gin.MODEL_DIR='run'"]
+
+
+@pytest.fixture(autouse=True)
+def _gin() -> Iterator[None]:
+    with config.isolated():  # what one test binds the next one must not find
+        yield
 
 
 def stopped(arguments) -> int:
@@ -129,5 +136,7 @@ def test_a_vocabulary_larger_than_the_embedding_is_refused(tmp_path, sample_dir,
     arguments = [*DEMO, run, f"--tfds_data_dir={sample_dir}", "--gin.network.T5Config.vocab_size=4096"]
     assert stopped(["train", *arguments]) == 1
     said = capsys.readouterr().err.splitlines()[-1]
-    assert said == "flan: the vocabulary has 8192 pieces, but network.T5Config.vocab_size is 4096; expected at least 8192"
+    assert (
+        said == "flan: the vocabulary has 8192 pieces, but network.T5Config.vocab_size is 4096; expected at least 8192"
+    )
     assert not (tmp_path / "run").exists()

@@ -19,6 +19,7 @@ FILES = sorted(str(path.relative_to(GIN)) for path in GIN.rglob("*.gin"))
 MODELS = [name for name in FILES if name.startswith("models/") and "base_model" not in name]
 RUNS = [name for name in FILES if name.startswith("runs/")]
 RECIPES = [name for name in FILES if name.startswith("recipes/")]
+FOR_T5X = [name for name in FILES if name.startswith("t5x/")]  # for the real t5x, whose modules they bind
 DEEP = ("base", "large", "xl", "xxl")  # traced with scanned layers: 24 + 24 unrolled ones take half a minute
 GIVEN = {
     "MODEL_DIR": "run",
@@ -65,21 +66,30 @@ def resolved(*files, **settings):
     root = "eval_script.evaluate" if "eval_script.evaluate:" in text else "train_script.train"
     required = {name: GIVEN[name] for name in GIVEN if f"\n{name} = %gin.REQUIRED" in text and name not in settings}
     if any(name.startswith("recipes/") for name in files):  # a recipe asks for nothing but where
-        required = {name: value for name, value in required.items() if name in ("MODEL_DIR", "CHECKPOINT_PATH", "EVAL_OUTPUT_DIR")}
+        required = {
+            name: value
+            for name, value in required.items()
+            if name in ("MODEL_DIR", "CHECKPOINT_PATH", "EVAL_OUTPUT_DIR")
+        }
     # Vocabularies on gs:// cannot be opened here; the embedded one has fewer pieces than T5's.
     bindings = [f"{name} = {value!r}" for name, value in {**required, "VOCABULARY_FILE": None, **settings}.items()]
     with config.isolated(empty_registry=True):
         config.register(TABLE)
         parsed = config.parse(files, bindings)
-        problems = config_check.check(parsed, root, semantic_checks=run_check.CHECKS, known_macros=run_check.SHARED_MACROS)
+        problems = config_check.check(
+            parsed, root, semantic_checks=run_check.CHECKS, known_macros=run_check.SHARED_MACROS
+        )
         assert [str(problem) for problem in problems if problem.level == "error"] == []
         config.bind(parsed)
-        return root, gin.get_configurable(root)()
+        given = dict(gin.get_configurable(root)())
+        if "trainer_cls" in given:  # a class whose arguments are bound, as long as the configuration is
+            given["trainer_cls"] = given["trainer_cls"]()
+        return root, given
 
 
 def assert_step_fits(given) -> None:
     """Traces the update on the mesh and batch of the configuration: the state keeps its shapes, types and places."""
-    model, cfg, trainer = given["model"], given["train_dataset_cfg"], given["trainer_cls"]()
+    model, cfg, trainer = given["model"], given["train_dataset_cfg"], given["trainer_cls"]
     mesh = given["partitioner"].mesh()
     optimizer = model.optimizer_def.with_axes(train.api.logical_axes(model.config))
     shapes = state.abstract(model.config, optimizer)
@@ -115,8 +125,10 @@ def assert_answering_fits(given) -> None:
 
 def test_every_file_is_tried_below():
     base = [name for name in FILES if name.endswith("/base_model.gin")]
-    assert sorted([*MODELS, *RUNS, *RECIPES, *base]) == FILES
-    assert set(base) <= {line.split("'")[1] for name in MODELS for line in (GIN / name).read_text().splitlines() if "include" in line}
+    assert sorted([*MODELS, *RUNS, *RECIPES, *FOR_T5X, *base]) == FILES
+    assert set(base) <= {
+        line.split("'")[1] for name in MODELS for line in (GIN / name).read_text().splitlines() if "include" in line
+    }
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -144,6 +156,20 @@ def test_every_run_fits_together(run):
 def test_every_recipe_fits_together(recipe):
     root, given = resolved(recipe)
     (assert_answering_fits if root == "eval_script.evaluate" else assert_step_fits)(given)
+
+
+@pytest.mark.parametrize("file", FOR_T5X)
+def test_files_for_t5x_parse_and_set_what_they_refer_to(file):
+    parsed = config.parse([file], search_paths=[GIN / "t5x"])
+    macros = {setting.param for setting in parsed.settings if not setting.selector}
+    read = {
+        leaf.name
+        for setting in parsed.settings
+        for leaf in config.leaves(setting.value)
+        if isinstance(leaf, config.Macro)
+    }
+    assert read <= macros | {"gin.REQUIRED"}
+    assert macros <= read
 
 
 def test_microbatches_and_tensor_parallelism_fit_together():

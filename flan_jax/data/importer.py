@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from flan_jax import errors
-from flan_jax.data import features_json, import_plan, prepared
+from flan_jax.data import features_json, import_plan, prepared, quiet
 
 RECORD = "flan_jax_import.json"
 STAGE = ".flan_jax_import"
@@ -283,6 +283,7 @@ def _dataset_info(source: import_plan.Source, data_dir: Path) -> tuple[Any, feat
 
 def _builder_info(source: import_plan.Source, data_dir: Path) -> tuple[Any, str | None]:
     """Returns the `DatasetInfo` of TFDS's builder, or None and the reason why there is no usable one."""
+    quiet.tensorflow()  # the builders import it, with chatter
     import tensorflow_datasets as tfds
 
     name, _, config = source.name.partition("/")

@@ -8,7 +8,7 @@ import json
 import keyword
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from flan_jax import errors
 from flan_jax.data import features_json
@@ -189,19 +189,19 @@ def _named(leaves: Sequence[Leaf]) -> Iterator[tuple[str, Leaf]]:
         yield unique, leaf
 
 
-def sample_row(found: Plan, number: int) -> dict[str, object]:
+def sample_row(found: Plan, number: int) -> dict[str, Any]:
     """Returns a made-up row, with just what the plan reads: what the generated test injects.
 
     Args:
       found: the plan.
       number: of the row; rows 0 and 1 have different answers where there are several.
     """
-    row: dict[str, object] = {}
+    row: dict[str, Any] = {}
 
     def put(leaf: Leaf, value: object) -> None:
         inner = row
         for name in leaf.path[:-1]:
-            inner = inner.setdefault(name, {})  # type: ignore[assignment]
+            inner = inner.setdefault(name, {})
         inner[leaf.path[-1]] = value
 
     for name, leaf in found.fields.items():

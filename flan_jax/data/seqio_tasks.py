@@ -284,7 +284,9 @@ def tokenise(
 
 def prompts(formatted: Sequence[Formatted], tokenizer: vocabulary.Tokenizer, lengths: dict[str, int]) -> list[str]:
     """The inputs of examples as text, with the exemplars that fit; what is cut off at the end is there."""
-    return [f.prompt(tokens.shots) for f, tokens in zip(formatted, tokenise(formatted, tokenizer, lengths), strict=True)]
+    return [
+        f.prompt(tokens.shots) for f, tokens in zip(formatted, tokenise(formatted, tokenizer, lengths), strict=True)
+    ]
 
 
 def dataset_styles(dataset: spec.DatasetSpec) -> dict[str, Style]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from data_builders import LENGTHS, dataset, example, prepare, rows, task, tokenizer
+from data_builders import LENGTHS, dataset, example, prepare, rows, tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,7 +27,11 @@ def five(tmp_path_factory):
 
 
 @settings(max_examples=40, deadline=None)
-@given(count=st.integers(1, 40), seed=st.integers(0, 2**31), positions=st.lists(st.integers(0, 400), min_size=1, max_size=20))
+@given(
+    count=st.integers(1, 40),
+    seed=st.integers(0, 2**31),
+    positions=st.lists(st.integers(0, 400), min_size=1, max_size=20),
+)
 def test_exemplars_are_other_rows_of_the_train_split(five, count, seed, positions):
     for f in train(five, count).draw(np.asarray(positions), seed):
         assert f.shots is not None
@@ -176,9 +180,7 @@ def test_batches_do_not_depend_on_the_hosts(tmp_path, hosts):
     def batches(host: int, of_hosts: int) -> list:
         stream = streams.FlanStream(train(of, 40), tokenizer(), lengths, 0)
         mixture = mixtures.OpenMixture("m", [mixtures.Member(of.name, 40, 40.0, stream)])
-        found = loader.TrainLoader(
-            mixture, lengths=lengths, batch_size=8, seed=0, pack=True, host=host, hosts=of_hosts
-        )
+        found = loader.TrainLoader(mixture, lengths=lengths, batch_size=8, seed=0, pack=True, host=host, hosts=of_hosts)
         return [batch.features for batch, _ in zip(found, range(3), strict=False)]
 
     whole = batches(0, 1)
@@ -192,7 +194,9 @@ def test_batches_do_not_depend_on_the_hosts(tmp_path, hosts):
 def test_a_dataset_without_a_train_split_has_no_exemplars(tmp_path):
     data_dir = prepare(tmp_path, "mini", test=rows(5))
     of = seqio_tasks.FlanTask(dataset(tmp_path, splits={"test": "test"}), "type_0_five_shot", FIVE)
-    with pytest.raises(errors.FlanError, match=r"dataset 'mini' has no train split, only test: it cannot be trained on"):
+    with pytest.raises(
+        errors.FlanError, match=r"dataset 'mini' has no train split, only test: it cannot be trained on"
+    ):
         of.open(data_dir, "test")
 
 

@@ -50,21 +50,7 @@ def test_rates_follow_the_prepared_rows(tmp_path):
     assert [m.rows for m in opened(catalogue, "both", data_dir, split="validation").members] == [2, 2]
 
 
-# --- Hold-outs ---
-
-
-@pytest.mark.parametrize("count", [1, 2, 4, 7, 10])
-@pytest.mark.parametrize("cluster", ["nli", "sentiment", "closed_book_qa"])
-def test_a_held_out_cluster_is_held_out_with_its_data(cluster, count):
-    clusters = CATALOGUE.specs.clusters()
-    held = CATALOGUE.mixture(f"{cluster}_{count}templates").tasks
-    rest = CATALOGUE.mixture(f"flan_minus_{cluster}_{count}templates").tasks
-    whole = CATALOGUE.mixture(f"flan2021_{count}templates").tasks
-    assert held == tuple(f"{dataset.name}_{count}templates" for dataset in clusters[cluster])
-    assert set(held) | set(rest) == set(whole)
-    assert len(held) + len(rest) == len(whole) == len(set(whole))
-    sources = [{CATALOGUE.tasks[task].dataset.tfds_dataset for task in tasks} for tasks in (held, rest)]
-    assert not sources[0] & sources[1]
+# --- Contents (hold-outs: test_holdout.py) ---
 
 
 def test_nli_is_the_ten_tasks_of_the_paper():
@@ -75,6 +61,16 @@ def test_nli_is_the_ten_tasks_of_the_paper():
 def test_chain_of_thought_is_a_collection_of_its_own():
     assert CATALOGUE.mixture("cot_10templates").tasks == ("gsm8k_10templates",)
     assert "gsm8k_10templates" not in CATALOGUE.mixture("flan2021_10templates").tasks
+
+
+def test_a_dataset_without_a_train_split_is_evaluated_and_not_trained_on(sample_dir):
+    name = "coreference_10templates"
+    members = [m.name for m in opened(CATALOGUE, name, sample_dir).members]
+    assert members == ["definite_pronoun_resolution_10templates", "winogrande_10templates"]
+    assert "wsc273_type_0_scoring_eval" in [task.name for task in CATALOGUE.eval_tasks(name)]
+    asked = mixtures.MixtureSpec("m", ("rte_1templates", "wsc273_1templates"))
+    with pytest.raises(errors.FlanError, match=r"dataset 'wsc273' has no train split"):
+        opened(mixtures.Catalogue(CATALOGUE.specs, [asked]), "m", sample_dir)
 
 
 def test_evaluation_asks_each_template_that_is_not_reversed():

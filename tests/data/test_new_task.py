@@ -10,7 +10,7 @@ import yaml
 from importer_records import RTE, write
 
 from flan_jax import errors
-from flan_jax.data import features_json, importer, mixtures, new_task, scaffold, seqio_tasks, sources, templates
+from flan_jax.data import features_json, importer, mixtures, new_task, scaffold, sources, templates
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 CATALOGUE = mixtures.Catalogue.from_modules("flan_jax.tasks.catalogue").specs
@@ -75,11 +75,9 @@ def test_names_splits_and_a_file_with_room_for_ten(tmp_path, sample_dir):
     )
     uncommented = uncommented[uncommented.index("- inputs") :].replace("\n#\n", "\n\n")
     assert len(yaml.safe_load(uncommented)) == 10
-    assert [name for name in seqio_tasks.styles(4) if name.endswith("templates")] == [
-        "1templates",
-        "2templates",
-        "4templates",
-    ]
+    catalogue = mixtures.Catalogue([dataset])
+    assert catalogue.tasks.find("my_rte_4templates") is not None
+    assert catalogue.tasks.find("my_rte_7templates") is None
 
 
 def test_a_builder_that_is_not_prepared_is_asked_offline(tmp_path):

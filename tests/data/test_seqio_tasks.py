@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flan_jax import errors
-from flan_jax.data import mixtures, seqio_tasks, sources, spec
+from flan_jax.data import mixtures, seqio_tasks, sources, spec, styles
 
 CATALOGUE = mixtures.Catalogue.from_modules("flan_jax.tasks.catalogue")
 
@@ -207,8 +207,18 @@ def test_tokenise_trims_and_ends_in_eos(pairs, inputs, targets):
 
 def test_every_listed_name_is_found_and_names_itself():
     names = CATALOGUE.tasks.names()
-    assert len(names) == len(set(names)) == len(CATALOGUE.specs) * (5 + 30)
+    assert len(names) == len(set(names))
     assert all(CATALOGUE.tasks[name].name == name for name in names)
+
+
+def test_how_many_names_there_are():
+    """FLAN registers 10,984, with continuations in GPT-3's style among them, and without the Flan Collection's."""
+    counts = {d.name: sum(t.startswith(f"{d.name}_") for t in CATALOGUE.tasks.names()) for d in CATALOGUE.specs}
+    free = 7 * (5 + 10) + 1 + 2 + 6  # templates, shots; all_prompts; baselines; Flan Collection
+    scored = free + 7 * (10 + 10) + 10 + 2
+    assert counts["natural_questions"] == free
+    assert counts["rte"] == scored
+    assert counts["wsc273"] == (5 + 10) + 20 + 1 + 4 + 10 + 2  # without a train split nothing gives exemplars
 
 
 @pytest.mark.parametrize(
@@ -223,6 +233,87 @@ def test_every_listed_name_is_found_and_names_itself():
 )
 def test_styles(name, templates, options, scoring):
     assert CATALOGUE.tasks[name].style == seqio_tasks.Style(templates, options, scoring)
+
+
+@pytest.mark.parametrize(
+    ("name", "style"),
+    [
+        ("rte_10templates_five_shot", {"templates": tuple(range(10)), "shots": 5}),
+        ("rte_1templates_multi_shot", {"templates": (0,), "shots": 16}),
+        ("anli_r1_type_9_scoring_eval_one_shot", {"templates": (9,), "scoring": True, "shots": 1}),
+        ("squad_v1_type_2_ten_shot", {"templates": (2,), "shots": 10}),
+        ("rte_type_1_score_flan_no_options", {"templates": (1,), "options": False, "scoring": True}),
+        ("rte_all_prompts", {"templates": tuple(range(10))}),
+        ("rte_template_0to10_no_opt_zero_shot", {"templates": tuple(range(10)), "options": False, "budget": 1920}),
+        (
+            "rte_template_0to10_x_shot",
+            {"templates": tuple(range(10)), "shots": 25, "exemplars": styles.MATCHING, "budget": 1920},
+        ),
+        (
+            "rte_template_mix_five_shot",
+            {"templates": tuple(range(10)), "shots": 5, "exemplars": styles.OWN, "budget": 1920},
+        ),
+        ("rte_no_template", {"templates": (0,), "options": False, "wording": styles.NOTHING}),
+        ("rte_dataset_name", {"templates": (0,), "options": False, "wording": styles.NAME}),
+    ],
+)
+def test_styles_beyond_zero_shot(name, style):
+    assert CATALOGUE.tasks[name].style == styles.Style(**style)
+
+
+@pytest.mark.parametrize(
+    ("name", "evaluated"),
+    [
+        ("rte_1templates", "rte_type_0_scoring_eval"),
+        ("rte_1templates_multi_shot", "rte_type_0_scoring_eval_multi_shot"),
+        ("rte_type_2_scoring_eval_five_shot", "rte_type_2_scoring_eval_five_shot"),
+        ("rte_type_2_score_eval_no_options", "rte_type_2_score_eval_no_options"),
+        ("natural_questions_1templates_two_shot", "natural_questions_type_0_two_shot"),
+        ("rte_no_template", "rte_no_template_scoring_eval"),
+        ("natural_questions_dataset_name", "natural_questions_dataset_name"),
+    ],
+)
+def test_what_evaluates_a_style(name, evaluated):
+    assert [task.name for task in CATALOGUE.tasks[name].evaluations()] == [evaluated]
+
+
+def test_what_evaluates_the_flan_collection():
+    for name, last in (("0to10_x_shot", "scoring_eval_five_shot"), ("0to10_no_opt_zero_shot", "score_eval_no_options")):
+        found = [task.name for task in CATALOGUE.tasks[f"rte_template_{name}"].evaluations()]
+        assert found == [f"rte_type_{i}_{last}" for i in range(9)]  # the tenth is reversed
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("rte_no_template", "{premise}\n{hypothesis}"),
+        ("rte_dataset_name", "[nli: rte] {premise}\n{hypothesis}"),
+        ("wmt16_translate_deen_no_template", "{source}"),
+        ("imdb_reviews_dataset_name", "[sentiment: imdb reviews] {text}"),
+    ],
+)
+def test_baselines(name, text):
+    """FLAN 2021, section 4.2: inputs and outputs only, or behind the name of the task and the dataset."""
+    task = CATALOGUE.tasks[name]
+    fields = {"premise": "P", "hypothesis": "H", "source": "S", "text": "T", "target_language": "German"}
+    found = task.format(spec.Example(fields, "yes", ("yes", "no")), 0, 0)
+    assert (found.inputs, found.targets) == (text.format(**fields), "yes")
+    assert not task.reversed
+
+
+def test_every_baseline_renders(sample_dir):
+    for found in CATALOGUE.specs:
+        plain = CATALOGUE.tasks[f"{found.name}_no_template"]
+        f = next(plain.open(sample_dir, "test").in_order())
+        assert f.inputs
+        assert f.targets == f.example.answer.strip()
+
+
+def test_a_dataset_without_a_train_split_is_not_trained_on(sample_dir):
+    with pytest.raises(errors.FlanError, match=r"dataset 'wsc273' has no train split, only test: it cannot be trained"):
+        CATALOGUE.tasks["wsc273_10templates"].open(sample_dir, "train")
+    assert CATALOGUE.tasks.find("wsc273_10templates_five_shot") is None
+    assert CATALOGUE.tasks["wsc273_10templates"].open(sample_dir, "test").num_examples > 0
 
 
 @pytest.mark.parametrize(

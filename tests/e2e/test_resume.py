@@ -89,7 +89,9 @@ def test_the_final_state_is_the_same_bit_for_bit(uninterrupted, interrupted):
 
 
 def test_every_step_saw_the_same_data(uninterrupted, interrupted):
-    lines = [{int(line["step"]): line for line in metrics.read(str(run / "train"))} for run in (uninterrupted, interrupted)]
+    lines = [
+        {int(line["step"]): line for line in metrics.read(str(run / "train"))} for run in (uninterrupted, interrupted)
+    ]
     for step in range(1, STEPS + 1):
         assert [lines[0][step][tag] for tag in TAGS] == [lines[1][step][tag] for tag in TAGS], f"step {step}"
     assert demo_runs.data_position(uninterrupted, STEPS) == demo_runs.data_position(interrupted, STEPS)

@@ -38,7 +38,9 @@ PAUSES = {"timing/checkpoint_seconds", "timing/evaluate_seconds"}
 def model_dir(tmp_path_factory, sample_dir, launch) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("ten_steps") / "run"
     settings = {"TRAIN_STEPS": 10, "EVAL_PERIOD": 5, "CHECKPOINT_PERIOD": 5, "DROPOUT_RATE": 0.1, "LEARNING_RATE": 0.03}
-    demo_runs.finish(launch(["train", *demo_runs.flags(folder, sample_dir, **settings)], folder.with_suffix(".log")), folder)
+    demo_runs.finish(
+        launch(["train", *demo_runs.flags(folder, sample_dir, **settings)], folder.with_suffix(".log")), folder
+    )
     return folder
 
 

@@ -17,7 +17,13 @@ from tests.evaluation.test_protocols import Letters
 
 
 def result(dataset, template, value, **fields):
-    given = {"cluster": "nli", "examples": 50, "chance": 50.0, "values": {"accuracy": value, "ties": 0.0}, "main": "accuracy"}
+    given = {
+        "cluster": "nli",
+        "examples": 50,
+        "chance": 50.0,
+        "values": {"accuracy": value, "ties": 0.0},
+        "main": "accuracy",
+    }
     return report.TaskResult(f"{dataset}_type_{template}", dataset, template=template, **{**given, **fields})
 
 
@@ -199,8 +205,12 @@ def test_the_checkpoint_that_is_asked_for_is_evaluated_wherever_results_go(tmp_p
         return {"target": None}
 
     monkeypatch.setattr(eval_lib.manager, "restore_from", restored)
-    monkeypatch.setattr(eval_lib, "evaluate_params", lambda *_, step, **__: asked.append(step) or report.summary(RESULTS))
-    model = configs.EncoderDecoderModel(configs.Transformer(presets.t5_config("tiny", vocab_size=256)), None, None, None)
+    monkeypatch.setattr(
+        eval_lib, "evaluate_params", lambda *_, step, **__: asked.append(step) or report.summary(RESULTS)
+    )
+    model = configs.EncoderDecoderModel(
+        configs.Transformer(presets.t5_config("tiny", vocab_size=256)), None, None, None
+    )
     cfg = configs.DatasetConfig("rte_1templates", {"inputs": 8, "targets": 8}, "test", 8)
     for path, mode in ((tmp_path / "checkpoint_5", "specific"), (tmp_path, "latest")):
         restore = configs.RestoreCheckpointConfig(str(path), mode)

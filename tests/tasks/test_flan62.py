@@ -6,6 +6,7 @@ The facts were read off FLAN's public task files and figure 3 of the paper, not 
 import collections
 import csv
 import pathlib
+from typing import Any
 
 import pytest
 import yaml
@@ -176,7 +177,8 @@ def test_options_and_the_order_of_labels(name, sample_dir):
     assert places == set(range(len(options)))
     if row["labels"]:
         field, labels = row["labels"].split(":")
-        feature = tfds.builder_from_directory(prepared.directory).info.features[field]
+        features: Any = tfds.builder_from_directory(prepared.directory).info.features
+        feature = features[field]
         if isinstance(feature, tfds.features.ClassLabel):
             assert feature.names == labels.split("|")
         assert all(example.answer == options[raw[field]] for raw, example in made)

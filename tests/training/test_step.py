@@ -100,9 +100,7 @@ def assert_close(ours, expected, share):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=tolerance), ours, expected)
 
 
-@pytest.mark.parametrize(
-    ("factor", "pieces"), [(None, 4), ("NUM_REAL_TARGET_TOKENS", 2), ("AVERAGE_PER_SEQUENCE", 2)]
-)
+@pytest.mark.parametrize(("factor", "pieces"), [(None, 4), ("NUM_REAL_TARGET_TOKENS", 2), ("AVERAGE_PER_SEQUENCE", 2)])
 def test_microbatches_are_the_full_batch(factor, pieces):
     batch = packed(4)
     # Pieces of equal weight could be averaged piece by piece without the mistake showing.
