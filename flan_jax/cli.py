@@ -106,8 +106,17 @@ def _mixture(argv: Sequence[str]) -> int:
     parser.add_argument("--steps", type=int, default=1000, help="updates of the run")
     parser.add_argument("--batch", type=int, default=128, help="rows a batch")
     parser.add_argument("--no_pack", action="store_true", help="one example a row")
+    parser.add_argument(
+        "--check-heldout", metavar="CLUSTER", help="say whether data of a held-out cluster is in training"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     given = parser.parse_args(argv)
+    if given.check_heldout:
+        from flan_jax.data import holdout, mixtures
+
+        leaks = holdout.heldout_leaks(mixtures.Catalogue.from_modules(given.module), given.name, given.check_heldout)
+        print("\n".join(map(str, leaks)) or f"{given.name} holds nothing of {given.check_heldout}")
+        return 1 if leaks else 0
     from flan_jax.data import mixture_table
 
     mixture_table.show(

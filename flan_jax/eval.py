@@ -148,9 +148,10 @@ def _ask(
         metric = metrics.get(name)
         # What the option scores have given already, with ties shared, is not overwritten by the first option's.
         values = {**metric.function([metric.target(f.example) for f in examples], predictions), **values}
+    prompts = seqio_tasks.prompts(examples, tokenizer, lengths)
     lines = [
-        {"row": f.row, "inputs": f.inputs, "answers": a, "prediction": p, **e}
-        for f, a, p, e in zip(examples, answers, predictions, extra, strict=True)
+        {"row": f.row, "inputs": prompt, "answers": a, "prediction": p, **e}
+        for f, prompt, a, p, e in zip(examples, prompts, answers, predictions, extra, strict=True)
     ]
     template = task.style.templates[0]
     return (

@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ def _gin() -> Iterator[None]:
         yield
 
 
-def stopped(arguments) -> int:
+def stopped(arguments) -> Any:
     with pytest.raises(SystemExit) as exit_:
         cli.main(arguments)
     return exit_.value.code

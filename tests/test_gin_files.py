@@ -20,7 +20,7 @@ MODELS = [name for name in FILES if name.startswith("models/") and "base_model" 
 RUNS = [name for name in FILES if name.startswith("runs/")]
 RECIPES = [name for name in FILES if name.startswith("recipes/")]
 FOR_T5X = [name for name in FILES if name.startswith("t5x/")]  # for the real t5x, whose modules they bind
-DEEP = ("base", "large", "xl", "xxl")  # traced with scanned layers: 24 + 24 unrolled ones take half a minute
+DEEP = ("small", "base", "large", "xl", "xxl")  # traced with scanned layers: 24 + 24 unrolled ones take half a minute
 GIVEN = {
     "MODEL_DIR": "run",
     "MIXTURE_OR_TASK_NAME": "flan_minus_nli_10templates",

@@ -69,9 +69,14 @@ def test_a_total_may_be_unknown_and_hours_are_written_out(clock, lines):
 def test_what_failed_or_did_nothing_logs_no_end(clock, lines):
     with progress.Progress("train", 3):
         pass
-    with pytest.raises(ValueError, match="broken"), progress.Progress("train", 3) as bar:
-        bar.advance(1)
-        raise ValueError("broken")
+
+    def fail() -> None:
+        with progress.Progress("train", 3) as bar:
+            bar.advance(1)
+            raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        fail()
     assert lines() == []
 
 

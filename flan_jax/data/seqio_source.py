@@ -1,21 +1,24 @@
 """flan_jax's tasks as seqio data sources, for seqio clients other than flan_jax's own trainer."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from flan_jax.data import quiet, sources, vocabulary
+from flan_jax.data import fewshot, quiet, sources, vocabulary
 
 _BATCH = 256  # rows rendered and tokenised at a time; 256 reads 3.1M tokens/s where single rows read 0.7M
 
 
-def make(task: Any, vocab: Any, data_dir: str | None, epochs: int | None = 1) -> Any:
+def make(
+    task: Any, vocab: Any, data_dir: str | None, epochs: int | None = 1, lengths: Mapping[str, int] | None = None
+) -> Any:
     """Builds the `seqio.DataSource` of a `seqio_tasks.FlanTask`.
 
-    Its datasets yield token ids without EOS (`inputs`, `targets`), the texts (`*_pretokenized`) and the accepted
-    answers. Shuffled, it yields the same draws, in the same order, as flan_jax's loader with the same seed.
+    Its datasets yield token ids without EOS (`inputs`, `targets`), the texts (`*_pretokenized`), the accepted answers and
+    the number of the example. Shuffled, it yields the same draws, in the same order, as flan_jax's loader with the same
+    seed. In order, a task of rank classification yields each example once an option, with the option as its target.
 
     Args:
       task: the task.
@@ -23,11 +26,10 @@ def make(task: Any, vocab: Any, data_dir: str | None, epochs: int | None = 1) ->
       data_dir: of prepared TFDS datasets; see `sources.resolve_data_dir`.
       epochs: how many it goes through; endless where None. Each has its own order and draws its own templates, which a
         `repeat` of one epoch would not.
+      lengths: `inputs` and `targets`, in tokens: how many exemplars fit; the style's own budget where None.
     """
     seqio = quiet.seqio()
     tf = quiet.tensorflow()
-
-    from flan_jax.data import seqio_tasks
 
     signature = {
         "inputs": tf.TensorSpec([None], tf.int32),
@@ -35,13 +37,15 @@ def make(task: Any, vocab: Any, data_dir: str | None, epochs: int | None = 1) ->
         "inputs_pretokenized": tf.TensorSpec([], tf.string),
         "targets_pretokenized": tf.TensorSpec([], tf.string),
         "answers": tf.TensorSpec([None], tf.string),
+        "number": tf.TensorSpec([], tf.int64),
     }
+    length = lengths["inputs"] if lengths else None
 
     class FlanSource(seqio.DataSource):
         """Rows by index, out of prepared TFDS directories."""
 
         def __init__(self) -> None:
-            super().__init__(splits=seqio_tasks.SPLITS, performs_internal_shuffling=True)
+            super().__init__(splits=tuple(task.dataset.splits), performs_internal_shuffling=True)
 
         @property
         def supports_arbitrary_sharding(self) -> bool:
@@ -56,20 +60,26 @@ def make(task: Any, vocab: Any, data_dir: str | None, epochs: int | None = 1) ->
         def get_dataset(self, split="train", shuffle=True, seed=None, shard_info=None) -> Any:
             rows = self._open(split)
             shard, shards = (shard_info.index, shard_info.num_shards) if shard_info else (0, 1)
+            expand = task.style.scoring and not shuffle
 
             def examples() -> Iterator[dict[str, Any]]:
                 tokenizer = vocabulary.Tokenizer(vocab)
                 read = _shuffled if shuffle else _in_order
                 for batch in read(rows, seed or 0, shard, shards, epochs):
-                    ids = tokenizer.encode([f.inputs for f in batch] + [f.targets for f in batch])
-                    for number, f in enumerate(batch):
-                        yield {
-                            "inputs": ids[number],
-                            "targets": ids[len(batch) + number],
-                            "inputs_pretokenized": f.inputs,
-                            "targets_pretokenized": f.targets,
-                            "answers": list(f.example.answers),
-                        }
+                    inputs = tokenizer.encode([f.inputs for f in batch])
+                    before = fewshot.join([f.shots for f in batch], list(map(len, inputs)), tokenizer, length)
+                    said = [f.example.options if expand else (f.targets,) for f in batch]
+                    targets = iter(tokenizer.encode(list(itertools.chain(*said))))
+                    for f, query, (exemplars, shots), texts in zip(batch, inputs, before, said, strict=True):
+                        for text in texts:
+                            yield {
+                                "inputs": [*exemplars, *query],
+                                "targets": next(targets),
+                                "inputs_pretokenized": f.prompt(shots),
+                                "targets_pretokenized": text,
+                                "answers": list(f.example.answers),
+                                "number": f.row,
+                            }
 
             return tf.data.Dataset.from_generator(examples, output_signature=signature)
 

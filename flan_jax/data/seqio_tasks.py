@@ -13,7 +13,7 @@ import dataclasses
 import difflib
 import heapq
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -377,6 +377,17 @@ def to_seqio(task: FlanTask, vocab: Any, data_dir: str | None = None) -> Any:
     feature = seqio.Feature(vocabulary=vocab, add_eos=True)
     scored = [] if task.reversed else [metrics.get(name) for name in task.dataset.metrics]
 
+    def rank_classification(targets: Any, scores: Any) -> dict[str, float]:
+        """Accuracy of the likeliest option; a target is (number of the example, whether the option is right)."""
+        options: dict[int, list[tuple[float, bool]]] = {}
+        for (number, right), score in zip(targets, scores, strict=True):
+            options.setdefault(number, []).append((float(score), right))
+        right = [{i for i, (_, is_right) in enumerate(found) if is_right} for found in options.values()]
+        return metrics.rank_classification_accuracy([[s for s, _ in found] for found in options.values()], right)
+
+    def option(output: Any, *, example: Any = None, is_target: bool = False) -> Any:
+        return (int(example["number"]), output.encode("utf-8") in list(example["answers"])) if is_target else output
+
     def answer(output: Any, *, example: Any = None, is_target: bool = False) -> Any:
         """Gives a metric the right answer, or all accepted ones, in place of the target text."""
         if not is_target:
@@ -387,21 +398,23 @@ def to_seqio(task: FlanTask, vocab: Any, data_dir: str | None = None) -> Any:
     class Task(seqio.Task):
         """A seqio task whose every epoch is drawn anew."""
 
-        def __init__(self, epochs: int | None = 1) -> None:
+        def __init__(self, epochs: int | None = 1, lengths: Mapping[str, int] | None = None) -> None:
             super().__init__(
                 task.name,
-                source=seqio_source.make(task, vocab, data_dir, epochs),
+                source=seqio_source.make(task, vocab, data_dir, epochs, lengths),
                 output_features={"inputs": feature, "targets": feature},
                 preprocessors=[seqio.preprocessors.append_eos_after_trim],
-                postprocess_fn=answer,
-                metric_fns=[metric.function for metric in scored],
+                postprocess_fn=option if task.style.scoring else answer,
+                metric_fns=[rank_classification] if task.style.scoring else [metric.function for metric in scored],
                 shuffle_buffer_size=None,
             )
 
-        def get_dataset(self, *args: Any, num_epochs: int | None = 1, **options: Any) -> Any:
+        def get_dataset(
+            self, sequence_length: Any = None, *args: Any, num_epochs: int | None = 1, **options: Any
+        ) -> Any:
             options["try_in_mem_cache"] = False
-            if num_epochs != 1:
-                return Task(num_epochs).get_dataset(*args, **options)
-            return super().get_dataset(*args, **options)
+            # The lengths say how many exemplars fit, which a source is not told.
+            drawn = super(Task, Task(num_epochs, sequence_length))
+            return drawn.get_dataset(sequence_length, *args, **options)
 
     return Task()

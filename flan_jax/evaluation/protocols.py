@@ -1,5 +1,6 @@
 """How a model is asked: rank classification over options, and greedy generation. Shapes: B batch, S source, T target."""
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -37,11 +38,7 @@ def option_scores(
     Yields:
       For each example the summed log-likelihood of each option, EOS included.
     """
-    pairs = [
-        seqio_tasks.Formatted(f.inputs, option, f.example, f.row, f.template)
-        for f in examples
-        for option in f.example.options
-    ]
+    pairs = [dataclasses.replace(f, targets=option) for f in examples for option in f.example.options]
     tokens = seqio_tasks.tokenise(pairs, tokenizer, lengths)
     scores = np.empty(len(pairs))
     for indices, batch in _batches(tokens, lengths, batch_size):

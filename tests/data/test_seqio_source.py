@@ -6,7 +6,7 @@ from data_builders import dataset, example, prepare, rows, task, tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flan_jax.data import mixtures, seqio_source, seqio_tasks, vocabulary
+from flan_jax.data import mixtures, seqio_source, seqio_tasks, styles, vocabulary
 from flan_jax.evaluation import metrics
 
 LENGTHS = {"inputs": 24, "targets": 8}
@@ -16,7 +16,7 @@ LENGTHS = {"inputs": 24, "targets": 8}
 def mini(tmp_path_factory):
     folder = tmp_path_factory.mktemp("seqio")
     data_dir = prepare(folder, "mini", train=rows(23), validation=[*rows(7), {"text": "bad", "label": -1}, *rows(2)])
-    return task(dataset(folder)), data_dir
+    return task(dataset(folder)), data_dir, folder
 
 
 def read(mini, **options) -> list[dict]:
@@ -120,3 +120,41 @@ def test_reversed_tasks_have_no_metric(tmp_path):
     backwards = dataset(tmp_path, templates="- {inputs: 'Make up a text.', targets: '{text}', reversed: true}\n")
     data_dir = prepare(tmp_path, "mini", train=rows(3))
     assert not seqio_tasks.to_seqio(task(backwards, (0,)), vocabulary.sentencepiece_vocabulary(), data_dir).metric_fns
+
+
+# --- Exemplars, and rank classification ---
+
+
+def few(folder, name: str, **style):
+    return seqio_tasks.FlanTask(dataset(folder), name, styles.Style((0, 1, 2, 3), **style))
+
+
+def test_exemplars_are_those_of_our_stream(mini):
+    of, lengths = few(mini[2], "4templates_five_shot", shots=5), {"inputs": 256, "targets": 8}
+    wrapped = seqio_tasks.to_seqio(of, vocabulary.sentencepiece_vocabulary(), mini[1])
+    for split, options in (("train", {"shuffle": True, "num_epochs": 2}), ("validation", {"shuffle": False})):
+        found = list(wrapped.get_dataset(lengths, split=split, seed=5, **options).as_numpy_iterator())
+        opened = of.open(mini[1], split)
+        drawn = opened.draw(np.arange(46), 5) if split == "train" else list(opened.in_order(seed=5))
+        ours = seqio_tasks.tokenise(drawn, tokenizer(), lengths)
+        assert ids(found) == [(e.inputs, e.targets) for e in ours]
+        assert min(e.shots for e in ours) > 0
+        texts = [element["inputs_pretokenized"].decode() for element in found]
+        assert texts == seqio_tasks.prompts(drawn, tokenizer(), lengths)
+
+
+@pytest.mark.parametrize("shots", [0, 3])
+def test_rank_classification(mini, shots):
+    """Each option is scored behind the same inputs; the metric groups them again."""
+    of = few(mini[2], "type_0_scoring_eval", scoring=True, shots=shots)
+    wrapped = seqio_tasks.to_seqio(of, vocabulary.sentencepiece_vocabulary(), mini[1])
+    lengths = {"inputs": 256, "targets": 8}
+    found = list(wrapped.get_dataset(lengths, split="validation", shuffle=False).as_numpy_iterator())
+    said = [element["targets_pretokenized"].decode() for element in found]
+    assert said == ["yes", "no"] * 9
+    assert all(a["inputs"].tolist() == b["inputs"].tolist() for a, b in zip(found[::2], found[1::2], strict=True))
+    targets = [wrapped.postprocess_fn(text, example=e, is_target=True) for text, e in zip(said, found, strict=True)]
+    (metric,) = wrapped.score_metric_fns
+    assert metric(targets, [1.0 if right else 0.0 for _, right in targets])["accuracy"] == 100.0
+    assert metric(targets, [0.0 if right else 1.0 for _, right in targets])["accuracy"] == 0.0
+    assert not wrapped.predict_metric_fns

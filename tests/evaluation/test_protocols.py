@@ -1,13 +1,14 @@
 """Rank classification and generation against asking one pair at a time, unpadded."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flan_jax.data import seqio_tasks, spec
+from flan_jax.data import seqio_tasks, spec, styles
 from flan_jax.evaluation import metrics, protocols
 from flan_jax.inference import decode, score
 from flan_jax.models import api, presets
@@ -69,7 +70,7 @@ def alone(params, inputs, option):
     return sum(logs[place, token] for place, token in enumerate(target))
 
 
-def ask(params, protocol, batch_size=4, examples=QUESTIONS, lengths=LENGTHS):
+def ask(params, protocol, batch_size=4, examples=QUESTIONS, lengths=LENGTHS) -> Any:
     put = functools.partial(jax.tree.map, jnp.asarray)
     return list(protocol(CONFIG, params, examples, Letters(), lengths, batch_size, put))
 
@@ -160,3 +161,23 @@ def test_hand_made_scores_give_the_accuracy_counted_by_hand(likes_short_options)
     assert scores == [[-3, -4], [-6, -4], [-11, -6, -2], [-3, -3, -4]]
     right = [{list(e.example.options).index(e.example.answer)} for e in examples]
     assert metrics.rank_classification_accuracy(scores, right) == {"accuracy": 62.5, "ties": 25.0}
+
+
+def test_options_and_answers_are_asked_for_behind_the_exemplars(params, tmp_path):
+    """Every option of a query follows the same exemplars, joined once."""
+    style = styles.Style((0,), scoring=True, shots=2)
+    (tmp_path / "mini.yaml").write_text("- {inputs: 'Is {text} so?', targets: '{answer}'}\n")
+    rows = [{"text": f"r{i}"} for i in range(6)]
+
+    def example(row):
+        return spec.Example({"text": row["text"]}, "yes", ("yes", "no"))
+
+    of = spec.DatasetSpec("mini", "mine", "mini:1.0.0", {"train": "train"}, example, (), 6, str(tmp_path / "mini.yaml"))
+    task = seqio_tasks.FlanTask(of, "type_0_scoring_eval_two_shot", style)
+    taken = seqio_tasks.TaskRows(task, rows, None, task.pool(rows, None), own=True)
+    examples, lengths = list(taken.in_order()), {"inputs": 160, "targets": 16}
+    prompts = seqio_tasks.prompts(examples, Letters(), lengths)
+    assert all(prompt.count("Is r") == 3 for prompt in prompts)
+    found = ask(params, protocols.option_scores, examples=examples, lengths=lengths)
+    for scores, prompt in zip(found, prompts, strict=True):
+        np.testing.assert_allclose(scores, [alone(params, prompt, option) for option in ("yes", "no")], atol=2e-4)

@@ -1,6 +1,7 @@
 """What a run writes about itself survives a kill, and reads back as it was written."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -63,7 +64,7 @@ def test_sums_become_the_tags_of_the_steps_since_the_last_line():
     tags = accumulator.take()
     assert tags.pop("learning_rate") == 0.25
     assert tags.pop("loss_per_target_token") == 120 / 20
-    both = {**{name: 2 * value for name, value in sums.items()}, "loss": 12.0}
+    both: Any = {**{name: 2 * value for name, value in sums.items()}, "loss": 12.0}
     assert tags == pytest.approx({name: float(value) for name, value in loss.scalars(both, 2).items()}, rel=1e-6)
     accumulator.add({**sums, "learning_rate": 0.5})
     assert accumulator.take()["loss"] == 4.0

@@ -42,6 +42,12 @@ class ShowsGradients:
     def update(self, grads, opt_state, params, step, learning_rate):
         return grads, opt_state
 
+    def with_axes(self, axes):
+        return self
+
+    def state_axes(self, params):
+        return ()
+
 
 @functools.cache
 def examples(count: int, seed: int) -> tuple[seqio_tasks.Tokenised, ...]:
