@@ -1,6 +1,6 @@
 """Time of a training step of T5.1.1-small beside transformers and beside a plain matrix product, in one run.
 
-    python benchmarks/step_time.py [--steps 13] [--json OUT]
+    python benchmarks/step_time.py [--steps 13] [--packed] [--json OUT]
 
 Batch 8, inputs 512, targets 114, float32, dropout 0.1, Adafactor, two threads. The three take turns, because the machine
 drifts. The step is about 0.85 TFLOP (counted below), so the matrix product's rate tells how long it would take with nothing
@@ -136,21 +136,57 @@ def full_batch(vocab_size: int) -> dict[str, np.ndarray]:
     }
 
 
+def packed_and_padded(vocab_size: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], float, float]:
+    """A batch of packed rows, one of padded rows, and the real tokens that each holds on average.
+
+    The lengths are those of benchmarks/packing.py: 2,000 examples as a FLAN mixture has them.
+    """
+    import packing as lengths  # the benchmark beside this one
+
+    from flan_jax.data import features, packing, seqio_tasks
+
+    sizes = lengths.draw(2000)
+    rng = np.random.default_rng(1)
+    examples = [
+        seqio_tasks.Tokenised(*(rng.integers(2, vocab_size, size).tolist() for size in pair)) for pair in sizes.tolist()
+    ]
+    rows = list(packing.pack(sizes.tolist(), [SOURCE, TARGET]))
+
+    def batch(chosen: list[list[int]], packed: bool) -> dict[str, np.ndarray]:
+        laid_out = [
+            features.encoder_decoder_row([examples[i] for i in row], {"inputs": SOURCE, "targets": TARGET}, packed)
+            for row in chosen
+        ]
+        return dict(features.stack(laid_out))
+
+    tokens = float(sizes.sum())
+    return (
+        batch(rows[:BATCH], True),
+        batch([[i] for i in range(BATCH)], False),
+        tokens / len(rows) * BATCH,
+        tokens / len(sizes) * BATCH,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--steps", type=int, default=13, help="timed steps of each, taken in turn")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 2)
+    parser.add_argument("--packed", action="store_true", help="ours on packed rows, the peer on padded ones")
     parser.add_argument("--no_peer", action="store_true", help="only ours and the matrix product")
     parser.add_argument("--json", help="also write the figures here")
     given = parser.parse_args()
     os.environ["JAX_PLATFORMS"] = "cpu"
-    batch = full_batch(32000)
+    batch = peer_batch = full_batch(32000)
+    our_tokens = peer_tokens = float(BATCH * (SOURCE + TARGET))
+    if given.packed:
+        batch, peer_batch, our_tokens, peer_tokens = packed_and_padded(32000)
     step, compile_seconds, config = ours({}, batch)
     work = flops(config)
     product, product_flops = matrix_product()
     runs: dict[str, Callable[[], float]] = {"ours": step, "matrix product": product}
     if not given.no_peer:
-        runs["transformers"] = peer(config, batch, given.threads)
+        runs["transformers"] = peer(config, peer_batch, given.threads)
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(given.steps + 1):
         for name, run in runs.items():
@@ -173,6 +209,11 @@ def main() -> None:
         report["ours_over_transformers"] = {
             "median": statistics.median(times["ours"]) / statistics.median(times["transformers"]),
             "min": min(times["ours"]) / min(times["transformers"]),
+        }
+        report["real_tokens_per_second"] = {
+            "ours": our_tokens / statistics.median(times["ours"]),
+            "transformers": peer_tokens / statistics.median(times["transformers"]),
+            "ratio": our_tokens / peer_tokens / report["ours_over_transformers"]["median"],
         }
     print(json.dumps(report, indent=1))
     if given.json:
