@@ -130,7 +130,7 @@ def _placer(slices: Sequence[tuple[int | None, int | None]], rows: int) -> Calla
 
     def place(bound: int) -> int:
         if bound < 0:
-            tail = -bound if shrunk == longest else max(1, round(-bound * shrunk / longest))
+            tail = -bound if shrunk == longest else min(max(1, round(-bound * shrunk / longest)), shrunk)
             return max(rows - tail, 0)
         return bound * body // furthest if crowded else min(bound, rows)
 
