@@ -139,10 +139,11 @@ def test_a_filter_that_drops_everything_is_named_at_once(tmp_path):
 
 
 def test_a_split_without_rows_is_named(tmp_path):
+    """A single row stays in train, so that the validation rows that are cut from it are none."""
     data_dir = prepare(tmp_path, "mini", train=rows(1))
     empty = dataset(tmp_path, splits={"train": "train", "validation": "train[-1:]"})
-    with pytest.raises(errors.FlanError, match=r"'mini_4templates' is empty: no rows in 'train'"):
-        task(empty).open(data_dir, "train")
+    with pytest.raises(errors.FlanError, match=r"'mini_4templates' is empty: no rows in 'train\[-1:\]'"):
+        task(empty).open(data_dir, "validation")
     with pytest.raises(errors.FlanError, match=r"unknown split 'valid'; did you mean 'validation'"):
         task(empty).open(data_dir, "valid")
     with pytest.raises(sources.NotPrepared):
