@@ -8,8 +8,6 @@ RUN ?= runs/demo
 WORKERS ?= 2
 export JAX_PLATFORMS ?= cpu
 export TF_CPP_MIN_LOG_LEVEL ?= 3
-# Huge pages for the step's temporaries: a tenth less time on a Linux CPU (docs/LOG.md).
-export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .PHONY: help install demo test check quick clean
 

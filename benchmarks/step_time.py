@@ -2,13 +2,14 @@
 
     python benchmarks/step_time.py [--steps 13] [--packed] [--json OUT]
 
-Batch 8, inputs 512, targets 114, float32, dropout 0.1, Adafactor, two threads. The three take turns, because the machine
-drifts. The step is about 0.85 TFLOP (counted below), so the matrix product's rate tells how long it would take with nothing
-but matrix products. Needs the extra `parity` (torch, transformers).
+Batch 8, inputs 512, targets 114, float32, dropout 0.1, Adafactor, two threads. The three take turns, each in a process of
+its own, because the machine drifts. The step is about 0.85 TFLOP (counted below), so that the matrix product's rate tells
+how long it would take with nothing but matrix products. Needs the extra `parity` (torch, transformers).
 """
 
 import argparse
 import json
+import multiprocessing
 import os
 import resource
 import statistics
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-BATCH, SOURCE, TARGET = 8, 512, 114
+BATCH, SOURCE, TARGET, VOCABULARY = 8, 512, 114, 32000
 
 
 def flops(config: Any, batch: int = BATCH, source: int = SOURCE, target: int = TARGET) -> float:
@@ -32,14 +33,16 @@ def flops(config: Any, batch: int = BATCH, source: int = SOURCE, target: int = T
     return 3 * 2.0 * batch * forward
 
 
-def ours(config_overrides: dict[str, Any], batch: dict[str, np.ndarray]) -> tuple[Callable[[], float], float, Any]:
-    """Returns (a step that blocks and returns its loss, seconds to compile, the config)."""
+def ours(batch: dict[str, np.ndarray]) -> tuple[Callable[[], object], dict[str, float]]:
+    """Returns (a step, which blocks) and what its compilation took."""
     import jax
 
-    from flan_jax.models import presets
+    from flan_jax import host_memory
+    from flan_jax.models import api, presets
     from flan_jax.training import configs, optim, state, step
 
-    config = presets.t5_config("small", dropout_rate=0.1, **config_overrides)
+    host_memory.keep_freed()
+    config = presets.t5_config("small", dropout_rate=0.1)
     optimizer = optim.Adafactor(logical_factor_rules=optim.standard_logical_factor_rules())
     model = configs.EncoderDecoderModel(
         configs.Transformer(config),
@@ -49,8 +52,6 @@ def ours(config_overrides: dict[str, Any], batch: dict[str, np.ndarray]) -> tupl
         z_loss=1e-4,
         loss_normalizing_factor="NUM_REAL_TARGET_TOKENS",
     )
-    from flan_jax.models import api
-
     optimizer = optimizer.with_axes(api.logical_axes(config))
     key = jax.random.key(0)
     current = jax.jit(lambda k: state.create(config, optimizer, k))(key)
@@ -62,20 +63,21 @@ def ours(config_overrides: dict[str, Any], batch: dict[str, np.ndarray]) -> tupl
     seconds = time.perf_counter() - began
     holder = [current]
 
-    def one() -> float:
+    def one() -> None:
         holder[0], sums = compiled(holder[0], device_batch, key)
-        jax.block_until_ready(holder[0])
-        return float(sums["loss"])
+        jax.block_until_ready((holder[0], sums))
 
-    return one, seconds, config
+    return one, {"compile_seconds": seconds, "flops_a_step": flops(config)}
 
 
-def peer(config: Any, batch: dict[str, np.ndarray], threads: int) -> Callable[[], float]:
+def peer(batch: dict[str, np.ndarray]) -> tuple[Callable[[], object], dict[str, float]]:
     """The same step in transformers: T5ForConditionalGeneration, torch.optim.Adafactor."""
     import torch
     import transformers
 
-    torch.set_num_threads(threads)
+    from flan_jax.models import presets
+
+    config = presets.t5_config("small")
     torch.manual_seed(0)
     model = transformers.T5ForConditionalGeneration(
         transformers.T5Config(
@@ -107,19 +109,51 @@ def peer(config: Any, batch: dict[str, np.ndarray], threads: int) -> Callable[[]
         optimizer.step()
         return float(loss.detach())
 
-    return one
+    return one, {}
 
 
-def matrix_product(size: int = 2048) -> tuple[Callable[[], float], float]:
-    """The machine's ceiling: a float32 matrix product of torch on the same threads, and its FLOPs."""
+def matrix_product(size: int = 2048, repeats: int = 20) -> tuple[Callable[[], object], dict[str, float]]:
+    """The machine's ceiling: float32 matrix products of torch, and their FLOPs."""
     import torch
 
     a, b = torch.rand(size, size), torch.rand(size, size)
 
-    def one() -> float:
-        return float((a @ b)[0, 0])
+    def one() -> None:
+        for _ in range(repeats):
+            a @ b
 
-    return one, 2.0 * size**3
+    return one, {"flops_a_turn": 2.0 * size**3 * repeats}
+
+
+class Worker:
+    """One of the three in a process of its own, so that memory, allocator and threads are its own."""
+
+    def __init__(self, make: Callable[..., tuple[Callable[[], object], dict[str, float]]], *arguments: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._ours, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, make, arguments), daemon=True)
+        self._process.start()
+        self.about: dict[str, float] = self._ours.recv()
+
+    def turn(self) -> float:
+        """Seconds of one step, which nothing else runs beside."""
+        self._ours.send("step")
+        return self._ours.recv()
+
+    def finish(self) -> float:
+        """Ends the process; its peak memory in GiB."""
+        self._ours.send("finish")
+        return self._ours.recv()
+
+
+def _serve(pipe: Any, make: Callable[..., tuple[Callable[[], object], dict[str, float]]], arguments: Any) -> None:
+    one, about = make(*arguments)
+    pipe.send(about)
+    while pipe.recv() == "step":
+        began = time.perf_counter()
+        one()
+        pipe.send(time.perf_counter() - began)
+    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 
 
 def full_batch(vocab_size: int) -> dict[str, np.ndarray]:
@@ -171,50 +205,48 @@ def packed_and_padded(vocab_size: int) -> tuple[dict[str, np.ndarray], dict[str,
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--steps", type=int, default=13, help="timed steps of each, taken in turn")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 2)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 2, help="of torch; JAX takes every core")
     parser.add_argument("--packed", action="store_true", help="ours on packed rows, the peer on padded ones")
-    parser.add_argument("--no_peer", action="store_true", help="only ours and the matrix product")
     parser.add_argument("--json", help="also write the figures here")
     given = parser.parse_args()
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    batch = peer_batch = full_batch(32000)
+    os.environ.update(JAX_PLATFORMS="cpu", OMP_NUM_THREADS=str(given.threads))
+    our_batch = peer_batch = full_batch(VOCABULARY)
     our_tokens = peer_tokens = float(BATCH * (SOURCE + TARGET))
     if given.packed:
-        batch, peer_batch, our_tokens, peer_tokens = packed_and_padded(32000)
-    step, compile_seconds, config = ours({}, batch)
-    work = flops(config)
-    product, product_flops = matrix_product()
-    runs: dict[str, Callable[[], float]] = {"ours": step, "matrix product": product}
-    if not given.no_peer:
-        runs["transformers"] = peer(config, peer_batch, given.threads)
-    times: dict[str, list[float]] = {name: [] for name in runs}
+        our_batch, peer_batch, our_tokens, peer_tokens = packed_and_padded(VOCABULARY)
+    workers = {
+        "ours": Worker(ours, our_batch),
+        "transformers": Worker(peer, peer_batch),
+        "matrix product": Worker(matrix_product),
+    }
+    times: dict[str, list[float]] = {name: [] for name in workers}
     for _ in range(given.steps + 1):
-        for name, run in runs.items():
-            repeats = 20 if name == "matrix product" else 1
-            began = time.perf_counter()
-            for _ in range(repeats):
-                run()
-            times[name].append((time.perf_counter() - began) / repeats)
+        for name, worker in workers.items():
+            times[name].append(worker.turn())
     times = {name: values[1:] for name, values in times.items()}  # the first of each warms up
-    rates = [product_flops / seconds / 1e9 for seconds in times["matrix product"]]
+    median = {name: statistics.median(values) for name, values in times.items()}
+    least = {name: min(values) for name, values in times.items()}
+    work, product = workers["ours"].about["flops_a_step"], workers["matrix product"].about["flops_a_turn"]
+    # Of what the matrix product managed in the same turn, because the machine drifts.
+    ceilings = [product / seconds for seconds in times["matrix product"]]
+    shares = [work / mine / ceiling for mine, ceiling in zip(times["ours"], ceilings, strict=True)]
     report = {
         "flops_a_step": work,
-        "compile_seconds": compile_seconds,
-        "peak_memory_gib_of_all_in_this_process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-        **{name: {"min": min(v), "median": statistics.median(v)} for name, v in times.items()},
-        "ceiling_gflops": {"max": max(rates), "median": statistics.median(rates)},
-        "ours_of_ceiling": work / statistics.median(times["ours"]) / 1e9 / statistics.median(rates),
+        "compile_seconds": workers["ours"].about["compile_seconds"],
+        "seconds": {name: {"min": least[name], "median": median[name], "all": times[name]} for name in workers},
+        "peak_memory_gib": {name: worker.finish() for name, worker in workers.items()},
+        "ceiling_gflops": {"max": max(ceilings) / 1e9, "median": statistics.median(ceilings) / 1e9},
+        "ours_of_ceiling": statistics.median(shares),
+        "ours_over_transformers": {
+            "median": median["ours"] / median["transformers"],
+            "min": least["ours"] / least["transformers"],
+        },
+        "real_tokens_per_second": {
+            "ours": our_tokens / median["ours"],
+            "transformers": peer_tokens / median["transformers"],
+            "ratio": our_tokens / peer_tokens * median["transformers"] / median["ours"],
+        },
     }
-    if "transformers" in times:
-        report["ours_over_transformers"] = {
-            "median": statistics.median(times["ours"]) / statistics.median(times["transformers"]),
-            "min": min(times["ours"]) / min(times["transformers"]),
-        }
-        report["real_tokens_per_second"] = {
-            "ours": our_tokens / statistics.median(times["ours"]),
-            "transformers": peer_tokens / statistics.median(times["transformers"]),
-            "ratio": our_tokens / peer_tokens / report["ours_over_transformers"]["median"],
-        }
     print(json.dumps(report, indent=1))
     if given.json:
         with open(given.json, "w", encoding="utf-8") as file:

@@ -5,7 +5,7 @@ import logging
 import shlex
 from collections.abc import Sequence
 
-from flan_jax import config, config_check, errors, log, run_check
+from flan_jax import config, config_check, errors, host_memory, log, run_check
 from flan_jax.data import quiet
 
 logger = logging.getLogger(__name__)
@@ -67,6 +67,7 @@ def run(root: str, program: str, about: str, argv: Sequence[str], *, check_only:
         print(config.config_str())
         return 0
     logger.info("%s %s", program, shlex.join(argv))
+    host_memory.keep_freed()
     try:
         gin.get_configurable(root)()
     except errors.FlanError as error:

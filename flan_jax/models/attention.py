@@ -54,10 +54,36 @@ def dot_product_attention(
     logits_dtype = jnp.float32 if float32_logits else query_BxQxHxK.dtype
     logits_BxHxQxS = jnp.einsum("bqhk,bshk->bhqs", query_BxQxHxK, key_BxSxHxK, preferred_element_type=logits_dtype)
     if bias_HxQxS is not None:
-        logits_BxHxQxS = logits_BxHxQxS + bias_HxQxS[None].astype(logits_dtype)
+        logits_BxHxQxS = add_bias(logits_BxHxQxS, bias_HxQxS)
     if mask_Bx1xQxS is not None:
         logits_BxHxQxS = jnp.where(mask_Bx1xQxS, logits_BxHxQxS, jnp.asarray(MASKED, logits_dtype))
     return softmax_mix(logits_BxHxQxS, layers.dropout(value_BxSxHxK, dropout_rate, dropout_seed, (-1,)))
+
+
+@jax.custom_vjp
+def add_bias(logits_BxHxQxS: jax.Array, bias_HxQxS: jax.Array) -> jax.Array:
+    """Logits plus one bias for the whole batch.
+
+    The barrier ends each layer's sum over the batch in that layer. XLA's CPU compiler otherwise keeps the logits' gradients
+    of all layers and sums them in one fusion with what comes before the bias: 0.64 s of an 8.0 s T5.1.1-small step.
+    """
+    return logits_BxHxQxS + bias_HxQxS[None].astype(logits_BxHxQxS.dtype)
+
+
+def _add_bias_forward(logits_BxHxQxS: jax.Array, bias_HxQxS: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return add_bias(logits_BxHxQxS, bias_HxQxS), jnp.zeros((), bias_HxQxS.dtype)
+
+
+def _add_bias_backward(bias_type: jax.Array, gradient_BxHxQxS: jax.Array) -> tuple[jax.Array, jax.Array]:
+    ones_B = jnp.ones(gradient_BxHxQxS.shape[0], gradient_BxHxQxS.dtype)
+    exact = jax.lax.Precision.HIGHEST
+    summed_HxQxS = jnp.einsum(
+        "b,bhqs->hqs", ones_B, gradient_BxHxQxS, precision=exact, preferred_element_type=jnp.float32
+    )
+    return gradient_BxHxQxS, summed_HxQxS.astype(bias_type.dtype)
+
+
+add_bias.defvjp(_add_bias_forward, _add_bias_backward)
 
 
 @jax.custom_vjp
