@@ -141,10 +141,11 @@ def _check_templates(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--module", default=DEFAULT_MODULE, help="module that defines SPECS")
     parser.add_argument("--vocabulary", help="SentencePiece file; the embedded one if not given")
+    parser.add_argument("--tfds_data_dir", help="prepared datasets whose rows the fields are held against")
     given = parser.parse_args(argv)
     from flan_jax.data import template_lint
 
-    return template_lint.main(given.module, given.vocabulary)
+    return template_lint.main(given.module, given.vocabulary, given.tfds_data_dir)
 
 
 def _new_task(argv: Sequence[str]) -> int:

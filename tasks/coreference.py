@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from flan_jax.data import spec
 
 _WSC_ANSWERS = ("no", "yes")  # False, True
+_PERSONAL = {"he", "him", "she", "they", "them"}  # pronouns that stand for a name without 's; "her" may be possessive
 
 
 def _choice(fields: Mapping[str, str], options: Sequence[str], right: int) -> spec.Example | None:
@@ -33,10 +34,13 @@ def _winogrande(row: spec.Row) -> spec.Example | None:
 
 def _wsc273(row: spec.Row) -> spec.Example | None:
     # FLAN joins option and rest with a space, so that 18 of its 273 rows end in "the stage ."; the text's own spacing
-    # is kept here. Offsets count characters.
+    # is kept here. 18 more rows write a person as the text first does, "Ann's", where "she" asks for "Ann": "because Ann's
+    # told her about it". Offsets count characters.
     context, rest = row["text"][: row["pronoun_start"]], row["text"][row["pronoun_end"] :]
-    options = (row["option1_normalized"] + rest, row["option2_normalized"] + rest)
-    return _choice({"context": context.strip()}, options, row["label"])
+    names = (row["option1_normalized"], row["option2_normalized"])
+    if row["pronoun_text"].lower() in _PERSONAL:
+        names = tuple(name.removesuffix("'s") for name in names)
+    return _choice({"context": context.strip()}, [name + rest for name in names], row["label"])
 
 
 def _wsc(row: spec.Row) -> spec.Example | None:

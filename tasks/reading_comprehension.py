@@ -48,7 +48,9 @@ def _multirc(row: spec.Row) -> spec.Example | None:
     return spec.Example(fields=fields, answer=NO_YES[row["label"]], options=NO_YES)
 
 
-def _openbookqa(row: spec.Row) -> spec.Example:
+def _openbookqa(row: spec.Row) -> spec.Example | None:
+    if row["answerKey"] < 0:
+        return None
     # The stem is a question, or the beginning of a sentence that the right choice ends. Some copies have no fact:
     # templates show it without a heading of its own.
     options = tuple(row["question"][choice].strip() for choice in OPENBOOKQA_CHOICES)

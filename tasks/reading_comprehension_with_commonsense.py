@@ -31,13 +31,12 @@ def _record(row: spec.Row) -> spec.Example | None:
         filled = (row["query"].replace(PLACEHOLDER, entity)[len(query) :] for entity in entities)
         return tuple(dict.fromkeys(text.strip() for text in filled))
 
-    answers = endings(row["answers"])
-    return spec.Example(
-        fields={"passage": row["passage"].partition(HIGHLIGHT)[0].strip(), "query": query.strip()},
-        answer=answers[0],
-        options=endings(row["entities"]),
-        answers=answers,
-    )
+    options, answers = endings(row["entities"]), endings(row["answers"])
+    # Whoever scores options can find no answer but an entity.
+    if answers[0] not in options:
+        return None
+    fields = {"passage": row["passage"].partition(HIGHLIGHT)[0].strip(), "query": query.strip()}
+    return spec.Example(fields=fields, answer=answers[0], options=options, answers=answers)
 
 
 SPECS: tuple[spec.DatasetSpec, ...] = (

@@ -48,7 +48,9 @@ def _aeslc(row: spec.Row) -> spec.Example | None:
     return _example({"body": _join_lines(row["email_body"])}, _join_lines(row["subject_line"]))
 
 
-def _ag_news_subset(row: spec.Row) -> spec.Example:
+def _ag_news_subset(row: spec.Row) -> spec.Example | None:
+    if row["label"] < 0:
+        return None
     fields = {"title": row["title"].strip(), "text": row["description"].strip()}
     return spec.Example(fields=fields, answer=_TOPICS[row["label"]], options=_TOPICS)
 

@@ -11,6 +11,7 @@ separators and EOS.
 """
 
 import array
+import collections
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from flan_jax.data import spec, stateless, styles, vocabulary
 
 RESERVED = 64  # tokens of the input length that query and exemplars leave for separators and EOS
 CACHE_TOKENS = 2_500_000  # a task: 10 MB; RTE's 2,290 rows in ten templates are 2.4 million
+CACHE_ROWS = 2_048  # examples a task
 _SALT_EXEMPLAR, _SALT_WORDING, _SALT_COUNT = 21, 22, 23
 _SPARE = 4  # candidates computed beyond those needed, for rows that the filter drops
 _MORE = 64  # candidates computed at a time where those do not do
@@ -87,7 +89,8 @@ class Pool:
         self.size, self.style = size, style
         self._rows, self._key, self._example, self._render = rows, key, example, render
         self._contents: dict[int, int | None] = {}  # row -> content; None for rows that the filter drops
-        self._pieces: dict[tuple[int, int], _Piece] = {}
+        self._examples: collections.OrderedDict[int, spec.Example] = collections.OrderedDict()
+        self._pieces: collections.OrderedDict[tuple[int, int], _Piece] = collections.OrderedDict()
         self._held = 0
         self._tokenizer: vocabulary.Tokenizer | None = None
 
@@ -143,20 +146,31 @@ class Pool:
     def content(self, row: int) -> int | None:
         """A hash of what a row says, or None where the filter drops it."""
         if row not in self._contents:
-            example = self._example(self._rows[row])
+            example = self._read(row)
             self._contents[row] = None if example is None else content(example)
         return self._contents[row]
 
+    def _read(self, row: int) -> spec.Example | None:
+        """A row's example, kept for a while: most rows are asked for in several templates."""
+        if row in self._examples:
+            return self._examples[row]
+        example = self._example(self._rows[row])
+        if example is not None:
+            self._examples[row] = example
+            if len(self._examples) > CACHE_ROWS:
+                self._examples.popitem(last=False)
+        return example
+
     def text(self, exemplar: Exemplar) -> tuple[str, str]:
         """Renders an exemplar: (inputs, targets)."""
-        example = self._example(self._rows[exemplar.row])
+        example = self._read(exemplar.row)
         assert example is not None  # it passed the filter when it was drawn
         return self._render(example, exemplar.template)
 
     def cached(self, exemplar: Exemplar, tokenizer: vocabulary.Tokenizer) -> _Piece | None:
         """The exemplar's tokens, or None if they are not kept."""
         if tokenizer is not self._tokenizer:
-            self._pieces, self._held, self._tokenizer = {}, 0, tokenizer
+            self._pieces, self._held, self._tokenizer = collections.OrderedDict(), 0, tokenizer
         return self._pieces.get((exemplar.row, exemplar.template))
 
     def keep(self, row: int, template: int, piece: _Piece) -> None:
@@ -166,8 +180,8 @@ class Pool:
         self._pieces[row, template] = piece
         self._held += len(piece.tokens)
         while self._held > CACHE_TOKENS:
-            oldest = next(iter(self._pieces))
-            self._held -= len(self._pieces.pop(oldest).tokens)
+            _, oldest = self._pieces.popitem(last=False)
+            self._held -= len(oldest.tokens)
 
 
 _Place = tuple[Pool, int, int]  # pool, row, template

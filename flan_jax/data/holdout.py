@@ -9,21 +9,32 @@ experiments they are six clusters, held out apart (`misc` names them all). Names
     flan_minus_nli_D, ...       every dataset but a held-out cluster, those held out with it, and those of its sources
     cot_D                       the chain-of-thought collection
 
-FLAN's public names, each with `_train` and `_eval` behind it or, without, meaning the former:
+The names of FLAN's public code, all 938, each with `_train` and `_eval` behind it or, without, meaning the former. They
+stand for the datasets that they have there: `PUBLIC`, which has WSC, true casing and word segmentation beside the
+paper's, and no WSC273.
 
-    flan_inter_cluster_split_{i}_10templates[_K_shot]   one cluster held out, by its number in FLAN's code
-    flan_diversity_split_{1..7}..., flan_inter_split_...  see `_by_number`
+    flan_inter_cluster_split_{0..16}_10templates[_K_shot]           one cluster held out, by its number
+    flan_intra_cluster_split_{0..9}_10templates[_K_shot]            one dataset of every cluster held out
+    flan_all_overlap_10templates[_K_shot]                           nothing held out
+    flan_superglue_split_{n}templates[_K_shot]                      SuperGLUE held out
+    flan_superglue_split[_K_shot]_10templates_{t}train_tasks        the same; t in 5, 10, ..., 55 datasets to train on
+    flan_diversity_split{1..7}_{n}templates[_15task_limit][_K_shot]   the first clusters of `ADDED`
+    flan_inter_split_{n}templates_{1..4}tpc[_K_shot]                so many datasets of each of these
 
 And those of the Flan Collection over the same datasets, examples capped at 30,000 (FLAN 2022, table 23):
 `flan_zsopt`, `flan_zsnoopt`, `flan_fsopt`, `flan_fsnoopt`.
 """
 
 import dataclasses
+import itertools
+import random
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from flan_jax import errors
-from flan_jax.data import spec, styles
+from flan_jax.data import seqio_tasks, spec, styles
 
 # "Misc." of figure 3.
 MISC = (
@@ -43,27 +54,41 @@ EXCLUDED_WITH = {
     "commonsense": ("reading_comprehension_with_commonsense",),
     "reading_comprehension_with_commonsense": ("reading_comprehension", "commonsense"),
 }
-# Clusters by their number in FLAN's `flan_inter_cluster_split_{i}`.
-INTER_CLUSTER = (
-    "summarization",
-    "structure_to_text",
-    "reading_comprehension",
-    "closed_book_qa",
-    "paraphrase",
-    "sentiment",
-    "text_formatting",
-    "commonsense",
-    "translation",
-    "coreference",
-    "nli",
-    "math",
-    "conversational_qa",
-    "word_disambiguation",
-    "linguistic_acceptability",
-    "question_classification",
-    "reading_comprehension_with_commonsense",
-)
-# The order in which clusters are added to training (FLAN 2021, figure 6), and what is evaluated then.
+# FLAN's public clusters, by their number in `flan_inter_cluster_split_{i}`; members in its order, on which depends which
+# of them its ablations take first.
+PUBLIC = {
+    "summarization": (
+        *("aeslc", "cnn_dailymail", "gigaword", "multi_news", "newsroom", "samsum", "xsum", "ag_news_subset"),
+        *("opinion_abstracts_rotten_tomatoes", "opinion_abstracts_idebate", "wiki_lingua_english_en"),
+    ),
+    "structure_to_text": ("web_nlg_en", "common_gen", "e2e_nlg", "dart"),
+    "reading_comprehension": ("squad_v1", "squad_v2", "drop", "multirc", "openbookqa", "bool_q"),
+    "closed_book_qa": ("trivia_qa", "natural_questions", "arc_challenge", "arc_easy"),
+    "paraphrase": ("glue_mrpc", "glue_qqp", "paws_wiki", "stsb"),
+    "sentiment": ("imdb_reviews", "sentiment140", "yelp_polarity_reviews", "sst2"),
+    "text_formatting": ("true_case", "fix_punct", "word_segment"),
+    "commonsense": ("copa", "hellaswag", "story_cloze", "piqa"),
+    "translation": (
+        *("para_crawl_enes", "wmt14_enfr", "wmt16_translate_deen", "wmt16_translate_tren", "wmt16_translate_csen"),
+        *("wmt16_translate_fien", "wmt16_translate_roen", "wmt16_translate_ruen"),
+    ),
+    "coreference": ("definite_pronoun_resolution", "winogrande", "wsc"),
+    "nli": ("anli_r1", "anli_r2", "anli_r3", "cb", "rte", "mnli_matched", "mnli_mismatched", "qnli", "wnli", "snli"),
+    "math": ("math_dataset",),
+    "conversational_qa": ("quac", "coqa"),
+    "word_disambiguation": ("wic",),
+    "linguistic_acceptability": ("cola",),
+    "question_classification": ("trec",),
+    "reading_comprehension_with_commonsense": ("record", "cosmos_qa"),
+}
+# Kinds of one dataset, which an intra-cluster split never parts.
+TOGETHER = ("anli", "arc", "mnli", "opinion_abstracts", "squad")
+SUPERGLUE = ("bool_q", "cb", "copa", "multirc", "record", "rte", "wic", "wsc")
+SUPERGLUE_SIZES = range(5, 60, 5)
+INTRA_CLUSTER_SPLITS = 10
+TASK_LIMIT = 15  # of `_15task_limit`
+# The order in which clusters are added to training (FLAN 2021, figure 6; the paper counts 11, 20, 26, 30, 34, 37 and 39
+# datasets, FLAN's code has 8 of translation and so one fewer from there on), and what is evaluated then.
 ADDED = (
     "summarization",
     "translation",
@@ -78,11 +103,13 @@ DATASETS_A_CLUSTER = (1, 2, 3, 4)
 RATE_MAXIMUM = 3_000  # "mixing rate maximum of 3k", FLAN 2021 section 2.1
 RATE_MAXIMUM_2022 = 30_000
 COLLECTION = {
-    "flan_zsopt": ("template_0to10_zero_shot",),
+    "flan_zsopt": ("template_0to10_non_deter_opt_zero_shot",),
     "flan_zsnoopt": ("template_0to10_no_opt_zero_shot",),
     "flan_fsopt": ("template_mix_five_shot", "template_0to10_x_shot"),
     "flan_fsnoopt": ("template_0to10_no_opt_x_shot",),
 }
+# What stands in for a style in datasets that have no options to show.
+WITHOUT_OPTIONS = {"template_0to10_non_deter_opt_zero_shot": "template_0to10_zero_shot"}
 # Builders whose configs are datasets of their own; the configs of any other share their texts.
 _SUITES = {"glue", "super_glue", "gem", "huggingface", "p3", "opinion_abstracts", "math_dataset"}
 # The same dataset under another name.
@@ -116,14 +143,21 @@ class MixtureSpec:
 class Recipe:
     """What a mixture of the table is made of: every one of the datasets in every one of the styles."""
 
-    datasets: tuple[str, ...]
+    datasets: tuple[spec.DatasetSpec, ...]
     styles: tuple[str, ...]
     rate_maximum: int | None = RATE_MAXIMUM
     evaluates: bool = False
 
     def mixture(self, name: str) -> MixtureSpec:
-        tasks = tuple(f"{dataset}_{style}" for dataset in self.datasets for style in self.styles)
+        tasks = tuple(
+            f"{dataset.name}_{self._style(dataset, style)}" for dataset in self.datasets for style in self.styles
+        )
         return MixtureSpec(name, tasks, self.rate_maximum, self.evaluates)
+
+    @staticmethod
+    def _style(dataset: spec.DatasetSpec, style: str) -> str:
+        plain = WITHOUT_OPTIONS.get(style)  # only these need to know what templates show, so others read no file
+        return style if plain is None or seqio_tasks.scores(dataset) else plain
 
 
 Members = Sequence[spec.DatasetSpec]
@@ -139,13 +173,14 @@ def table(specs: spec.SpecRegistry) -> dict[str, Recipe]:
     ) -> None:
         # What has no train split has no exemplars either.
         shot = any(style.endswith("_shot") and "zero_shot" not in style for style in in_styles)
-        names = tuple(d.name for d in members if "train" in d.splits or (evaluates and not shot))
-        if names:
-            found[name] = Recipe(names, in_styles, rate, evaluates)
+        kept = tuple(d for d in members if "train" in d.splits or (evaluates and not shot))
+        if kept:
+            found[name] = Recipe(kept, in_styles, rate, evaluates)
 
     def both(name: str, train: Members, evaluated: Members, style: str) -> None:
         add(name, train, style)
-        add(f"{name}_train", train, style)
+        if name in found:
+            found[f"{name}_train"] = found[name]
         add(f"{name}_eval", evaluated, style, evaluates=True, rate=None)
 
     cot = [dataset for dataset in specs if dataset.collection == "cot"]
@@ -157,32 +192,72 @@ def table(specs: spec.SpecRegistry) -> dict[str, Recipe]:
         for cluster in clusters:
             add(f"{cluster}_{style}", _of(flan, cluster), style, evaluates=True)
             add(f"flan_minus_{cluster}_{style}", rest[cluster], style)
-    for number, cluster in enumerate(INTER_CLUSTER):
-        together = {cluster, *EXCLUDED_WITH.get(cluster, ())}
-        train = [dataset for dataset in flan if dataset.cluster not in together]
-        for shot in _shots():
-            both(
-                f"flan_inter_cluster_split_{number}_10templates{shot}", train, _of(flan, cluster), f"10templates{shot}"
-            )
-    for name, train, style in _by_number(flan):
-        both(name, train, [d for cluster in EVALUATED for d in _of(flan, cluster)], style)
+    public = {name: specs[name] for members in PUBLIC.values() for name in members if name in specs}
+    for name, train, evaluated, style in _public_splits():
+        both(name, [public[d] for d in train if d in public], [public[d] for d in evaluated if d in public], style)
     for name, in_styles in COLLECTION.items():
-        add(name, flan, *in_styles, rate=RATE_MAXIMUM_2022)
+        add(name, list(public.values()), *in_styles, rate=RATE_MAXIMUM_2022)
     return found
 
 
-def _by_number(flan: Members) -> Iterator[tuple[str, Members, str]]:
-    """`flan_diversity_split{k}_{n}templates`: the first k clusters; `flan_inter_split_{n}templates_{t}tpc`: t of each.
+_Split = tuple[str, Sequence[str], Sequence[str]]  # name, datasets to train on, datasets to evaluate
 
-    The paper counts 11, 20, 26, 30, 34, 37 and 39 datasets as clusters are added; here are 11, 19, 25, 29, 33, 35 and
-    37 (8 of translation, as in FLAN's code, and 2 of coreference that can be trained on), SQuAD's two versions apart.
-    """
-    clusters = [[d for d in _of(flan, cluster) if "train" in d.splits] for cluster in ADDED]
-    for n in styles.TEMPLATE_COUNTS:
-        for k in range(1, len(ADDED) + 1):
-            yield f"flan_diversity_split{k}_{n}templates", [d for c in clusters[:k] for d in c], f"{n}templates"
-        for t in DATASETS_A_CLUSTER:
-            yield f"flan_inter_split_{n}templates_{t}tpc", [d for c in clusters for d in c[:t]], f"{n}templates"
+
+def _public_splits() -> Iterator[tuple[str, Sequence[str], Sequence[str], str]]:
+    """The splits of FLAN's public code: name, datasets to train on, datasets to evaluate, style."""
+    every = [name for members in PUBLIC.values() for name in members]
+    ten = [*_inter_cluster(), *_intra_cluster(), ("flan_all_overlap", every, every)]
+    shuffled = list(every)
+    random.Random(42).shuffle(shuffled)
+    others = [name for name in shuffled if name not in SUPERGLUE]
+    for shot in _shots():
+        for name, train, evaluated in ten:
+            yield f"{name}_10templates{shot}", train, evaluated, f"10templates{shot}"
+        for size in SUPERGLUE_SIZES:
+            name = f"flan_superglue_split{shot}_10templates_{size}train_tasks"
+            yield name, others[:size], SUPERGLUE, f"10templates{shot}"
+        for n in styles.TEMPLATE_COUNTS:
+            yield f"flan_superglue_split_{n}templates{shot}", others, SUPERGLUE, f"{n}templates{shot}"
+            for name, train, evaluated in _by_number(n):
+                yield f"{name}{shot}", train, evaluated, f"{n}templates{shot}"
+
+
+def _inter_cluster() -> Iterator[_Split]:
+    for number, (cluster, held) in enumerate(PUBLIC.items()):
+        together = {cluster, *EXCLUDED_WITH.get(cluster, ())}
+        train = [name for other, members in PUBLIC.items() if other not in together for name in members]
+        yield f"flan_inter_cluster_split_{number}", train, held
+
+
+def _intra_cluster() -> Iterator[_Split]:
+    """Every cluster of several datasets gives one, in an order drawn once: each in turn, then the first again."""
+    for split in range(INTRA_CLUSTER_SPLITS):
+        train, held = [], []
+        for number, members in enumerate(PUBLIC.values()):
+            kinds = [(name, _kind(name)) for name in members]
+            apart = [kind for name, kind in kinds if kind == name] + sorted({k for name, k in kinds if k != name})
+            order = np.random.RandomState(number).permutation(len(apart))
+            out = apart[order[split % len(apart)]] if len(apart) > 1 else None
+            train += [name for name, kind in kinds if kind != out]
+            held += [name for name, kind in kinds if kind == out]
+        yield f"flan_intra_cluster_split_{split}", train, held
+
+
+def _kind(name: str) -> str:
+    return next((kind for kind in TOGETHER if name.startswith(f"{kind}_")), name)
+
+
+def _by_number(n: int) -> Iterator[_Split]:
+    """By the number of clusters, whole and with 15 datasets from all in turn; and by datasets a cluster."""
+    evaluated = [name for cluster in EVALUATED for name in PUBLIC[cluster]]
+    for k in range(1, len(ADDED) + 1):
+        clusters = [members for cluster, members in PUBLIC.items() if cluster in ADDED[:k]]
+        in_turn = [name for row in itertools.zip_longest(*clusters) for name in row if name is not None]
+        yield f"flan_diversity_split{k}_{n}templates", in_turn, evaluated
+        yield f"flan_diversity_split{k}_{n}templates_{TASK_LIMIT}task_limit", in_turn[:TASK_LIMIT], evaluated
+    for t in DATASETS_A_CLUSTER:
+        train = [name for cluster in ADDED for name in PUBLIC[cluster][:t]]
+        yield f"flan_inter_split_{n}templates_{t}tpc", train, evaluated
 
 
 def _shots() -> tuple[str, ...]:

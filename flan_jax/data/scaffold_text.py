@@ -272,7 +272,7 @@ def next_steps(name: str, files: Sequence[pathlib.Path], data_dir: str | None) -
 next (with {folder} on the path: export PYTHONPATH="{folder}:$PYTHONPATH"):
   1. read {task}: the answers, the fields, the splits
   2. write the missing templates in {yaml}
-     flan check-templates --module={name}_task
+     flan check-templates --module={name}_task{where}
   3. flan preview {name}_type_0 --module={name}_task{where}
   4. python -m pytest {test_file}
   5. flan train --gin_file=recipes/demo.gin{where} --gin.MIXTURE_OR_TASK_MODULE="'{name}_task'" \\

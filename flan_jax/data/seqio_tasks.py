@@ -131,12 +131,6 @@ class FlanTask:
         size = min(len(rows), cap or len(rows))
         return fewshot.Pool(rows, size, self.key, self.style, self.dataset.example, self._text)
 
-    def choose(self, rows: np.ndarray, seed: int, epochs: int | np.ndarray) -> list[int]:
-        """Returns the index of the template that (seed, epoch, dataset, row) picks, for each of the rows [N]."""
-        choices = self.style.templates
-        numbers = stateless.below(len(choices), seed, _SALT_TEMPLATE, self.key, rows, epochs)
-        return [choices[number] for number in np.broadcast_to(numbers, np.shape(rows)).tolist()]
-
     def format(self, example: spec.Example, row: int, template: int, shots: fewshot.Shots | None = None) -> Formatted:
         """Renders an example with one of the style's templates."""
         return Formatted(*self._text(example, template), example, row, template, shots)
@@ -191,34 +185,26 @@ class TaskRows:
         Raises:
           FlanError: the filter drops every row.
         """
-        epochs, offsets = np.divmod(np.asarray(positions, np.int64), self._size)
-        order = offsets
-        if shuffle:
-            keys = stateless.hash64(seed, _SALT_ORDER, self.task.key, epochs)
-            order = stateless.permute(offsets, self._size, keys)
-        rows, examples = [], []
-        for row in order.tolist():
-            example = self.task.dataset.example(self._rows[row])
-            if example is None:
-                row, example = self._substitute(row)
-            rows.append(row)
-            examples.append(example)
-        # One hash for all rows: row by row it takes longer than reading and rendering them.
-        chosen = self.task.choose(np.asarray(rows, np.int64), seed, epochs)
-        return self._format(rows, examples, chosen, seed, epochs)
+        return draw_together([(self, positions)], seed, shuffle)[0]
 
-    def _format(
+    def read(self, row: int) -> tuple[int, spec.Example]:
+        """The example of a row; or where the filter drops it, the row that stands in for it and its example."""
+        example = self.task.dataset.example(self._rows[row])
+        return self._substitute(row) if example is None else (row, example)
+
+    def format(
         self,
-        rows: Sequence[int],
+        rows: np.ndarray,
         examples: Sequence[spec.Example],
         chosen: Sequence[int],
         seed: int,
         epochs: int | np.ndarray,
     ) -> list[Formatted]:
+        """Renders rows [N] with the templates that were chosen for them, and draws the exemplars of each."""
         shots: Sequence[fewshot.Shots | None] = [None] * len(rows)
         if self._pool is not None:
-            shots = self._pool.draw(np.asarray(rows, np.int64), seed, epochs, chosen, examples, self._own)
-        return list(map(self.task.format, examples, rows, chosen, shots))
+            shots = self._pool.draw(rows, seed, epochs, chosen, examples, self._own)
+        return list(map(self.task.format, examples, rows.tolist(), chosen, shots))
 
     def in_order(self, limit: int | None = None, seed: int = 0, epoch: int = 0) -> Iterator[Formatted]:
         """Yields the rows that pass the filter, in file order, each once: what evaluation reads."""
@@ -229,8 +215,9 @@ class TaskRows:
             rows = range(start, min(start + _READ, self._size))
             passed = ((row, self.task.dataset.example(self._rows[row])) for row in rows)
             kept = {row: example for row, example in passed if example is not None}
-            chosen = self.task.choose(np.asarray(list(kept), np.int64), seed, epoch)
-            yield from self._format(list(kept), list(kept.values()), chosen, seed, epoch)
+            numbers = np.asarray(list(kept), np.int64)
+            chosen = choose([self.task.style] * len(kept), self.task.key, numbers, seed, epoch)
+            yield from self.format(numbers, list(kept.values()), chosen, seed, epoch)
 
     def _substitute(self, row: int) -> tuple[int, spec.Example]:
         """Finds the row that stands in for one that the filter drops.
@@ -252,6 +239,55 @@ class TaskRows:
             f"task {self.task.name!r} is empty: "
             f"its filter drops every one of {len(self._rows)} rows of {self.task.dataset.tfds_name}"
         )
+
+
+def draw_together(
+    requests: Sequence[tuple[TaskRows, np.ndarray]], seed: int, shuffle: bool = True
+) -> list[list[Formatted]]:
+    """Returns draws of several tasks' endless streams; see `TaskRows.draw`.
+
+    A look-ahead of 64 examples asks each of 62 tasks for one or two: their choices are hashed in one call, because numpy
+    takes as long for two numbers as for hundreds.
+
+    Args:
+      requests: a task's rows, and int64 positions [N] in its stream.
+      seed: of the run.
+      shuffle: whether each epoch has a new order, rather than the file's.
+    """
+    counts = [len(positions) for _, positions in requests]
+    sizes = np.repeat([task.num_examples for task, _ in requests], counts)
+    keys = np.repeat(np.asarray([task.task.key for task, _ in requests], np.int64), counts)
+    epochs, order = np.divmod(np.concatenate([np.asarray(positions, np.int64) for _, positions in requests]), sizes)
+    if shuffle:
+        order = stateless.permute(order, sizes, stateless.hash64(seed, _SALT_ORDER, keys, epochs))
+    asked = [task for (task, _), count in zip(requests, counts, strict=True) for _ in range(count)]
+    found = [task.read(row) for task, row in zip(asked, order.tolist(), strict=True)]
+    rows = np.asarray([row for row, _ in found], np.int64)
+    chosen = choose([task.task.style for task in asked], keys, rows, seed, epochs)
+    ends = np.cumsum(counts).tolist()
+    return [
+        task.format(
+            rows[start:end], [example for _, example in found[start:end]], chosen[start:end], seed, epochs[start:end]
+        )
+        for (task, _), start, end in zip(requests, [0, *ends], ends, strict=False)
+    ]
+
+
+def choose(
+    of: Sequence[Style], keys: int | np.ndarray, rows: np.ndarray, seed: int, epochs: int | np.ndarray
+) -> list[int]:
+    """Returns the index of the template that (seed, epoch, dataset, row) picks, for each of N rows.
+
+    Args:
+      of: [N], the style of each row's task.
+      keys: of the datasets, one or an array [N].
+      rows: int64 array [N].
+      seed: of the run.
+      epochs: one, or an array [N].
+    """
+    limits = np.asarray([len(style.templates) for style in of], np.int64)
+    numbers = stateless.below(limits, seed, _SALT_TEMPLATE, keys, rows, epochs)
+    return [style.templates[number] for style, number in zip(of, numbers.tolist(), strict=True)]
 
 
 def tokenise(
@@ -319,6 +355,20 @@ def _require(dataset: spec.DatasetSpec, split: str) -> None:
         raise errors.unknown("split", split, dataset.splits)
 
 
+class MarkedTask(FlanTask):
+    """A task whose options each example lays out in a way of its own (`styles.mark`)."""
+
+    def format(self, example: spec.Example, row: int, template: int, shots: fewshot.Shots | None = None) -> Formatted:
+        pattern = self._templates[template]
+        if pattern.shows_options and example.options:
+            block, example = styles.mark(example, template)
+            inputs = tuple(
+                (text + block, None) if field == templates.OPTIONS else (text, field) for text, field in pattern.inputs
+            )
+            pattern = dataclasses.replace(pattern, inputs=inputs)
+        return Formatted(*templates.render(pattern, example), example, row, template, shots)
+
+
 class TaskTable:
     """Every task of a registry by its name, built when asked for."""
 
@@ -338,7 +388,7 @@ class TaskTable:
                 last = name[len(dataset.name) + 1 :]
                 style = dataset_styles(dataset).get(last)
                 if style is not None:
-                    return FlanTask(dataset, last, style)
+                    return (MarkedTask if style.marked else FlanTask)(dataset, last, style)
         return None
 
     def names(self) -> list[str]:

@@ -4,7 +4,6 @@ Every choice of the data path (which task, which row, which template) is a hash 
 epoch ...). The same key gives the same choice in any process, on any host count, at any time.
 """
 
-import math
 import zlib
 
 import numpy as np
@@ -45,7 +44,7 @@ def uniform(*keys: int | np.ndarray) -> np.ndarray:
     return (hash64(*keys) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def permute(index: np.ndarray, size: int, key: int | np.ndarray) -> np.ndarray:
+def permute(index: np.ndarray, size: int | np.ndarray, key: int | np.ndarray) -> np.ndarray:
     """Returns where a keyed permutation of `range(size)` sends each index, without ever building the permutation.
 
     A Feistel network on the next square number m * m, adding modulo m, walked until it lands below `size`: one try
@@ -54,22 +53,22 @@ def permute(index: np.ndarray, size: int, key: int | np.ndarray) -> np.ndarray:
 
     Args:
       index: int64 array [N], each in `[0, size)`.
-      size: how many elements are permuted.
+      size: how many elements are permuted, at least 1: one number for all, or an array [N] of one under 2**52 for each.
       key: one key for all, or an array [N] (rows of different epochs are permuted differently).
 
     Returns:
       int64 array [N].
     """
     result = np.array(index, np.int64)
-    if size <= 1:
-        return result
-    side = math.isqrt(size - 1) + 1
+    sizes = np.broadcast_to(np.asarray(size, np.int64), result.shape)
+    sides = np.sqrt(sizes - 1).astype(np.int64) + 1
     keys = np.broadcast_to(np.asarray(key), result.shape)
     todo = np.arange(result.size)
     while todo.size:
+        side = sides[todo]
         left, right = np.divmod(result[todo], side)
         for number in range(_FEISTEL_ROUNDS):
             left, right = right, (left + below(side, keys[todo], number, right)) % side
         result[todo] = left * side + right
-        todo = todo[result[todo] >= size]
+        todo = todo[result[todo] >= sizes[todo]]
     return result

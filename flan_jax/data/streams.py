@@ -42,34 +42,33 @@ class FlanStream:
         shuffle: bool = True,
     ) -> None:
         self.tokenizer, self.lengths = tokenizer, lengths
-        self._rows, self._seed, self._shuffle = rows, seed, shuffle
-
-    def texts(self, positions: np.ndarray) -> list[seqio_tasks.Formatted]:
-        """Returns the examples at int64 positions [N] before they are tokenised."""
-        return self._rows.draw(positions, self._seed, self._shuffle)
+        self.rows, self.seed, self.shuffle = rows, seed, shuffle
 
     def read(self, positions: np.ndarray) -> list[seqio_tasks.Tokenised]:
-        return seqio_tasks.tokenise(self.texts(positions), self.tokenizer, self.lengths)
+        return read_together([(self, positions)])[0]
 
     def seek(self, first: Mapping[int, int], lanes: int) -> None:
         """Nothing to do: any position is read at once."""
 
 
 def read_together(requests: Sequence[tuple[Stream, np.ndarray]]) -> list[list[seqio_tasks.Tokenised]]:
-    """Reads positions of several streams of one mixture.
+    """Reads positions of several streams of one mixture: they share seed, order, tokenizer and lengths.
 
-    flan_jax's own are tokenised in one call: 64 examples of ten tasks at once take half the time of ten small calls.
+    flan_jax's own are drawn and tokenised in one call each: 64 examples of sixty tasks at once take a third of the time of
+    sixty small calls.
     """
-    texts = {i: stream.texts(at) for i, (stream, at) in enumerate(requests) if isinstance(stream, FlanStream)}
-    ours: Iterator[seqio_tasks.Tokenised] = iter(())
-    if texts:
-        stream = requests[next(iter(texts))][0]
-        assert isinstance(stream, FlanStream)
-        ours = iter(seqio_tasks.tokenise(list(itertools.chain(*texts.values())), stream.tokenizer, stream.lengths))
-    return [
-        list(itertools.islice(ours, len(positions))) if i in texts else stream.read(positions)
-        for i, (stream, positions) in enumerate(requests)
-    ]
+    found: list[list[seqio_tasks.Tokenised]] = [[] for _ in requests]
+    ours = [(i, stream, positions) for i, (stream, positions) in enumerate(requests) if isinstance(stream, FlanStream)]
+    if ours:
+        _, one, _ = ours[0]
+        drawn = seqio_tasks.draw_together([(stream.rows, at) for _, stream, at in ours], one.seed, one.shuffle)
+        examples = iter(seqio_tasks.tokenise(list(itertools.chain(*drawn)), one.tokenizer, one.lengths))
+        for i, _, positions in ours:
+            found[i] = list(itertools.islice(examples, len(positions)))
+    for i, (stream, positions) in enumerate(requests):
+        if not isinstance(stream, FlanStream):
+            found[i] = stream.read(positions)
+    return found
 
 
 class SeqioStream:

@@ -11,8 +11,13 @@ K one of `one`, `two`, `three`, `five`, `ten` and `multi` (up to 16 exemplars):
 Of the Flan Collection (2022):
 
     T_template_0to10_zero_shot, T_template_0to10_no_opt_zero_shot
+    T_template_0to10_non_deter_opt_zero_shot                      options laid out anew for every example (`mark`)
     T_template_0to10_x_shot, T_template_0to10_no_opt_x_shot       of 25 exemplars drawn, those in the query's template
     T_template_mix_five_shot, T_template_mix_no_opt_five_shot     each exemplar in a template of its own
+    T_template_0_zero_shot                                        the first template alone
+    T_template_{0,1,2}[_no_opt]_{five,two,one}_shot               template 0 with 5 exemplars, 1 with 2, 2 with 1
+
+FLAN's `continuations_T_...`, prompts in GPT-3's style for models without instruction tuning, have no counterpart.
 
 And flan_jax's own names for the baselines of the instruction ablation (FLAN 2021, section 4.2):
 
@@ -22,6 +27,9 @@ And flan_jax's own names for the baselines of the instruction ablation (FLAN 202
 
 import dataclasses
 import functools
+import string
+
+from flan_jax.data import spec, stateless
 
 TEMPLATE_COUNTS = (1, 2, 4, 7, 10)
 SHOTS = {"one_shot": 1, "two_shot": 2, "three_shot": 3, "five_shot": 5, "ten_shot": 10, "multi_shot": 16}
@@ -32,6 +40,26 @@ TEMPLATES, NOTHING, NAME = "templates", "nothing", "name"
 # have it among `shots` drawn ones.
 SAME, OWN, MATCHING = "same", "own", "matching"
 
+# The Flan Collection's few-shot tasks of one template.
+SINGLE = {0: "five_shot", 1: "two_shot", 2: "one_shot"}
+# How the Flan Collection lays out options where that varies: a header, marks, and what ends an option. Its code has 16
+# headers, 63 marks (23 of them the same for every option) and these three ends; the words here are flan_jax's.
+HEADERS = (
+    *("OPTIONS:", "Options:", "CHOICES:", "Choices:", "Possible answers:", "Answer choices:", "Choose one of these:"),
+    *("Pick the answer from:", "Select one:", "The answer is one of:", "Candidates:", "One of the following:"),
+    *("Available answers:", "Which of these?", "Choose from:", ""),
+)
+BULLETS = ("- ", "* ", "+ ", "> ", "-- ", "-> ", "=> ", "~ ", "# ", "\u2022 ")
+_ROMAN = ("I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X", "XI", "XII", "XIII")
+_ROMAN = (*_ROMAN, *(f"X{one}" for one in _ROMAN[3:9]), "XX", *(f"XX{one}" for one in _ROMAN[:6]))
+NUMBERINGS = (
+    *(string.ascii_uppercase, string.ascii_lowercase, tuple(map(str, range(1, 27)))),
+    *(_ROMAN, tuple(map(str.lower, _ROMAN))),
+)
+SHAPES = ("({}) ", "{}) ", "{}. ", "[{}] ", "{}: ")
+LEADS, ENDS = ("\n", " "), ("", ";", ".")
+MOST_MARKED = 26  # options; more of them get bullets
+_SALT_MARK = 31
 BUDGET_2021, BUDGET_2022 = 960, 1920  # tokens of query and exemplars, of 1024 and 2048
 
 
@@ -47,6 +75,7 @@ class Style:
       shots: exemplars before the query, at most.
       exemplars: `SAME`, `OWN` or `MATCHING`.
       budget: tokens that the query and its exemplars take together, at most (see `fewshot`).
+      marked: whether options are laid out in a way that each example draws (`mark`).
     """
 
     templates: tuple[int, ...]
@@ -56,6 +85,7 @@ class Style:
     shots: int = 0
     exemplars: str = SAME
     budget: int = BUDGET_2021
+    marked: bool = False
 
 
 @functools.cache
@@ -89,19 +119,25 @@ def table(num_templates: int = 10, options: bool = True, exemplars: bool = True)
     if options:
         found |= {f"type_{i}_score_flan_no_options": Style((i,), options=False, scoring=True) for i in every}
     if num_templates >= 10:
-        found |= _collection(exemplars)
+        found |= _collection(options, exemplars)
     return found
 
 
-def _collection(exemplars: bool) -> dict[str, Style]:
-    """The Flan Collection's names, but for `non_deter_opt`, which varies the marks of the options."""
-    found = {}
+def _collection(has_options: bool, exemplars: bool) -> dict[str, Style]:
+    """The Flan Collection's names."""
+    found = {"template_0_zero_shot": Style((0,), budget=BUDGET_2022)}
+    if has_options:
+        found["template_0to10_non_deter_opt_zero_shot"] = Style(tuple(range(10)), budget=BUDGET_2022, marked=True)
     for no_opt, options in (("", True), ("_no_opt", False)):
         ten = Style(tuple(range(10)), options=options, budget=BUDGET_2022)
         found[f"template_0to10{no_opt}_zero_shot"] = ten
         if exemplars:
             found[f"template_0to10{no_opt}_x_shot"] = dataclasses.replace(ten, shots=25, exemplars=MATCHING)
             found[f"template_mix{no_opt}_five_shot"] = dataclasses.replace(ten, shots=5, exemplars=OWN)
+            found |= {
+                f"template_{i}{no_opt}_{shot}": dataclasses.replace(ten, templates=(i,), shots=SHOTS[shot])
+                for i, shot in SINGLE.items()
+            }
     return found
 
 
@@ -122,3 +158,38 @@ def evaluation(style: Style, template: int, scored: bool) -> str:
     kind = "" if not scored else "_scoring_eval" if style.options else "_score_eval_no_options"
     shots = {count: f"_{name}" for name, count in SHOTS.items()}
     return f"type_{template}{kind}{shots.get(style.shots, '_five_shot') if style.shots else ''}"
+
+
+def mark(example: spec.Example, template: int) -> tuple[str, spec.Example]:
+    """Lays out the options of an example in one of the Flan Collection's ways; its content and the template draw which.
+
+    Where marks tell the options apart, the answer becomes its mark: `(B)`.
+
+    Args:
+      example: has options.
+      template: index of the template that shows them.
+
+    Returns:
+      The block that stands for `{options}`, and the example with the answer that goes with it.
+    """
+    content = stateless.name_key("\n".join((*example.fields.values(), *example.options)))
+
+    def draw(number: int, of: int) -> int:
+        return int(stateless.below(of, _SALT_MARK, content, template, number))
+
+    count = len(example.options)
+    kind = draw(0, len(BULLETS) + len(NUMBERINGS) * len(SHAPES))
+    told_apart = kind >= len(BULLETS) and count <= MOST_MARKED
+    if told_apart:
+        numbering, shape = divmod(kind - len(BULLETS), len(SHAPES))
+        marks = [SHAPES[shape].format(symbol) for symbol in NUMBERINGS[numbering][:count]]
+    else:
+        marks = [BULLETS[kind % len(BULLETS)]] * count
+    header, lead, end = HEADERS[draw(1, len(HEADERS))], LEADS[draw(2, len(LEADS))], ENDS[draw(3, len(ENDS))]
+    listed = (f"{lead}{mark}{option}{end}" for mark, option in zip(marks, example.options, strict=True))
+    block = (header + "".join(listed)).strip()
+    if told_apart and example.answer in example.options:
+        answer = marks[example.options.index(example.answer)].strip()
+        right = [m.strip() for m, option in zip(marks, example.options, strict=True) if option in example.answers]
+        example = dataclasses.replace(example, answer=answer, answers=tuple(right) or (answer,))
+    return block, example

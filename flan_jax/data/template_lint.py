@@ -1,22 +1,32 @@
 """`flan check-templates`: what can be wrong with a template that a reader would not see."""
 
+import contextlib
 import difflib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
-from flan_jax.data import mixtures, spec, templates, vocabulary
+from flan_jax import errors
+from flan_jax.data import mixtures, sources, spec, templates, vocabulary
 
+_READ = 200  # rows a split that are looked at for the fields of a dataset
 _NEAR = 0.92  # difflib ratio from which two templates of a file count as the same
 _MAX_REVERSED = 3  # a file, as in FLAN 2021 section 2.1
 
 
-def main(module: str, vocabulary_file: str | None) -> int:
+def main(module: str, vocabulary_file: str | None, data_dir: str | None = None) -> int:
     """Lints the templates of every dataset of a module; prints each problem; returns the exit code."""
     catalogue = mixtures.Catalogue.from_modules(module)
     tokenizer = vocabulary.Tokenizer(vocabulary.sentencepiece_vocabulary(vocabulary_file))
-    problems = [problem for dataset in catalogue.specs for problem in lint(dataset)]
+    data_dirs = _data_dirs(data_dir)
+    found = {dataset.name: examples(dataset, data_dirs) for dataset in catalogue.specs}
+    problems = [problem for dataset in catalogue.specs for problem in lint(dataset, found[dataset.name])]
     for problem in problems:
         print(problem)
+    unseen = [name for name, seen in found.items() if not seen]
+    if unseen:
+        print(
+            f"note: no row of {', '.join(unseen)} is at hand, so fields are not checked; name a directory by --tfds_data_dir"
+        )
     lost = list(dict.fromkeys(c for dataset in catalogue.specs for c in unrepresentable(dataset, tokenizer)))
     if lost:
         # Not an error: T5's own vocabulary has no newline, and the renderer puts a stand-in there.
@@ -27,8 +37,13 @@ def main(module: str, vocabulary_file: str | None) -> int:
     return 1 if problems or unmapped else 0
 
 
-def lint(dataset: spec.DatasetSpec) -> list[str]:
-    """Returns the problems of one dataset's template file, one line each."""
+def lint(dataset: spec.DatasetSpec, seen: Sequence[spec.Example] = ()) -> list[str]:
+    """Returns the problems of one dataset's template file, one line each.
+
+    Args:
+      dataset: whose templates they are.
+      seen: some of its examples, to hold the fields of the templates against; none leaves that out.
+    """
     loaded = templates.load(dataset.templates)
     problems = [f"{number}: {problem}" for number, t in enumerate(loaded) for problem in _template(t)]
     if sum(t.reversed for t in loaded) > _MAX_REVERSED:
@@ -37,8 +52,61 @@ def lint(dataset: spec.DatasetSpec) -> list[str]:
     for (i, one), (j, other) in itertools.combinations(enumerate(texts), 2):
         if difflib.SequenceMatcher(None, one, other, autojunk=False).ratio() >= _NEAR:
             problems.append(f"{i} and {j} are nearly the same")
+    if seen:
+        problems += [f"{number}: {problem}" for number, t in enumerate(loaded) for problem in _unknown(t, seen)]
     file = templates.path(dataset.templates).name
-    return [f"{file}, template {problem}" for problem in problems]
+    return [f"{file}, template {problem}" for problem in problems] + [
+        f"{file}: no template uses {{{field}}} of {dataset.name}" for field in _unused(dataset, loaded, seen)
+    ]
+
+
+def examples(dataset: spec.DatasetSpec, data_dirs: Iterable[str]) -> list[spec.Example]:
+    """Some examples of every split of a dataset, from the first directory that has any; empty where none has."""
+    for data_dir in data_dirs:
+        found: list[spec.Example] = []
+        try:
+            prepared = sources.PreparedDataset(data_dir, dataset.tfds_name)
+        except sources.NotPrepared:
+            continue
+        for split in dataset.splits:
+            with contextlib.suppress(sources.NotPrepared):  # a copy may lack one
+                rows = prepared.rows(dataset.splits, split)
+                found += filter(None, map(dataset.example, itertools.islice(rows, _READ)))
+        if found:
+            return found
+    return []
+
+
+def _data_dirs(given: str | None) -> list[str]:
+    """The directory that was given, else the embedded sample and the user's own prepared datasets where there are some."""
+    if given:
+        return [sources.resolve_data_dir(given)]
+    found = [sources.resolve_data_dir(sources.SAMPLE)]
+    with contextlib.suppress(errors.FlanError):
+        found.append(sources.resolve_data_dir(None))
+    return found
+
+
+def _unknown(template: templates.Template, seen: Sequence[spec.Example]) -> Iterator[str]:
+    """What a template asks for that examples lack."""
+    known = {field for example in seen for field in example.fields} | {templates.ANSWER, templates.OPTIONS}
+    for field in sorted(template.fields() - {templates.ANSWER, templates.OPTIONS}):
+        if field not in known:
+            yield str(errors.unknown("template field", field, known))
+        elif lacking := sum(field not in example.fields for example in seen):
+            yield f"{lacking} of {len(seen)} examples lack {{{field}}}"
+    if template.shows_options and not any(example.options for example in seen):
+        yield "{options} is shown, but no example has options"
+
+
+def _unused(dataset: spec.DatasetSpec, loaded: Sequence[templates.Template], seen: Sequence[spec.Example]) -> list[str]:
+    """The fields of examples that are there for nothing: no template has them, nor does a metric group by them."""
+    from flan_jax.evaluation import metrics
+
+    used = {field for template in loaded for field in template.fields()}
+    if any(metrics.get(name).needs_group for name in dataset.metrics):
+        used.add("group")
+    return sorted({field for example in seen for field in example.fields} - used)
 
 
 def unrepresentable(dataset: spec.DatasetSpec, tokenizer: vocabulary.Tokenizer) -> list[str]:

@@ -75,11 +75,19 @@ def render(template: Template, example: spec_lib.Example, *, options: bool = Tru
         OPTIONS: options_block(example.options) if options else "",
     }
     try:
-        inputs = "".join(text if field is None else text + values[field] for text, field in template.inputs)
-        targets = "".join(text if field is None else text + values[field] for text, field in template.targets)
+        inputs, targets = _fill(template.inputs, values), _fill(template.targets, values)
     except KeyError as error:
         raise errors.unknown("template field", error.args[0], values) from None
-    return inputs.strip(), targets.strip()
+    return inputs, targets
+
+
+def _fill(segments: Segments, values: Mapping[str, str]) -> str:
+    """Joins texts and fields; before an empty field (no background, no options) the white space goes, too."""
+    parts = []
+    for text, field in segments:
+        value = values[field] if field is not None else ""
+        parts.append(text + value if value or field is None else text.rstrip())
+    return "".join(parts).strip()
 
 
 def options_block(options: tuple[str, ...]) -> str:

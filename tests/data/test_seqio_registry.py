@@ -21,6 +21,7 @@ lengths = {"inputs": 128, "targets": 32}
 first = next(mixture.get_dataset(lengths, split="train", shuffle=True, seed=1).as_numpy_iterator())
 evaluation = seqio.get_mixture_or_task("flan_inter_cluster_split_9_10templates_eval")
 rte = seqio.get_mixture_or_task("rte_type_3")
+intra = seqio.get_mixture_or_task("flan_intra_cluster_split_0_10templates_two_shot_train")
 json.dump({
     "seconds": seconds,
     "counts": [len(seqio.TaskRegistry.names()), len(seqio.MixtureRegistry.names())],
@@ -29,6 +30,7 @@ json.dump({
     "members": len(mixture.tasks),
     "rates": sorted({mixture.get_rate(task) for task in mixture.tasks}),
     "evaluation": sorted({task.name.split("_type_")[0] for task in evaluation.tasks}),
+    "intra": [len(intra.tasks), sorted({intra.get_rate(task) for task in intra.tasks})[-1] <= 3000],
     "rows": rte.num_input_examples("test"),
     "metrics": [function.__name__ for function in rte.metric_fns],
     "vocabulary": mixture.output_features["inputs"].vocabulary.sentencepiece_model_file,
@@ -45,19 +47,20 @@ def found(sample_dir):
 
 def test_every_name_once(found):
     assert found["counts"] == found["again"]
-    assert found["counts"][0] > 13_000
-    assert found["counts"][1] > 1_900
+    assert found["counts"][0] > 13_500
+    assert found["counts"][1] > 4_200
 
 
 def test_a_mixture_reads(found):
     assert found["features"] == ["inputs", "targets"]
     assert found["members"] == 52
     assert 0 < min(found["rates"]) <= max(found["rates"]) <= 3000
+    assert found["intra"] == [56, True]
     assert found["vocabulary"].endswith("flan_jax_8k.model")
 
 
 def test_evaluation_is_a_task_a_template(found):
-    assert found["evaluation"] == ["definite_pronoun_resolution", "winogrande", "wsc273"]
+    assert found["evaluation"] == ["definite_pronoun_resolution", "winogrande", "wsc"]
     assert found["rows"] > 0
     assert found["metrics"] == ["accuracy"]
 

@@ -215,11 +215,11 @@ def test_every_listed_name_is_found_and_names_itself():
 def test_how_many_names_there_are():
     """FLAN registers 10,984, with continuations in GPT-3's style among them, and without the Flan Collection's."""
     counts = {d.name: sum(t.startswith(f"{d.name}_") for t in CATALOGUE.tasks.names()) for d in CATALOGUE.specs}
-    free = 7 * (5 + 10) + 1 + 2 + 6  # templates, shots; all_prompts; baselines; Flan Collection
-    scored = free + 7 * (10 + 10) + 10 + 2
+    free = 7 * (5 + 10) + 1 + 2 + 6 + 1 + 6  # templates, shots; all_prompts; baselines; Flan Collection
+    scored = free + 7 * (10 + 10) + 10 + 2 + 1
     assert counts["natural_questions"] == free
     assert counts["rte"] == scored
-    assert counts["wsc273"] == (5 + 10) + 20 + 1 + 4 + 10 + 2  # without a train split nothing gives exemplars
+    assert counts["wsc273"] == (5 + 10) + 20 + 1 + 4 + 10 + 2 + 2  # without a train split nothing gives exemplars
 
 
 @pytest.mark.parametrize(

@@ -38,14 +38,12 @@ def test_permute_leaves_its_argument_alone():
         assert index.tolist() == [0]
 
 
-@given(size=st.integers(2, 500), key=keys, other=keys, data=st.data())
-def test_permute_element_by_element(size, key, other, data):
-    """Each element is sent by its own key, wherever it stands in the call."""
-    index = np.asarray(data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=20)))
-    which = np.asarray(data.draw(st.lists(st.booleans(), min_size=len(index), max_size=len(index))))
-    both = stateless.permute(index, size, np.where(which, key, other))
-    alone = [int(stateless.permute(index[i : i + 1], size, key if which[i] else other)[0]) for i in range(len(index))]
-    assert both.tolist() == alone
+@given(st.lists(st.tuples(st.integers(1, 10**6), st.integers(0, 10**6), keys), min_size=1, max_size=20))
+def test_permute_element_by_element(elements):
+    """Each element is sent among its own number of others by its own key, wherever it stands in the call."""
+    sizes, index, key = (np.asarray(column) for column in zip(*((n, i % n, k) for n, i, k in elements), strict=True))
+    alone = [int(stateless.permute(index[i : i + 1], int(sizes[i]), key[i])[0]) for i in range(len(index))]
+    assert stateless.permute(index, sizes, key).tolist() == alone
 
 
 @pytest.mark.parametrize("size", [2, 3, 4, 5, 6, 7, 9, 10, 17, 60])

@@ -1,25 +1,76 @@
 """The linter: every rule fires on a template that breaks it, and no shipped file does."""
 
+import dataclasses
+import pathlib
 import sys
 
 import pytest
-from data_builders import dataset
+from data_builders import dataset, prepare, rows
 
 from flan_jax import errors
-from flan_jax.data import mixtures, template_lint
+from flan_jax.data import mixtures, spec, template_lint, templates
 
 GOOD = "- inputs: |-\n    Say what follows from {text}\n    {options}\n  targets: '{answer}'\n"
+SEEN = [spec.Example({"text": text}, "yes", ("yes", "no")) for text in ("a", "b")]
 OTHER = "- inputs: |-\n    {text} Well?\n\n    {options}\n  targets: '{answer}'\n"
 
 
-def test_shipped_templates_have_no_problem():
+def test_shipped_templates_have_no_problem(sample_dir):
     specs = mixtures.Catalogue.from_modules("flan_jax.tasks.catalogue").specs
-    assert len(specs) >= 18
-    assert [problem for found in specs for problem in template_lint.lint(found)] == []
+    assert len(specs) == 71
+    seen = {found.name: template_lint.examples(found, [sample_dir]) for found in specs}
+    assert all(len(found) > 10 for found in seen.values())
+    assert [problem for found in specs for problem in template_lint.lint(found, seen[found.name])] == []
 
 
 def test_good_templates_have_no_problem(tmp_path):
-    assert template_lint.lint(dataset(tmp_path, templates=GOOD + OTHER)) == []
+    of = dataset(tmp_path, templates=GOOD + OTHER)
+    assert template_lint.lint(of) == template_lint.lint(of, SEEN) == []
+
+
+# --- Fields ---
+
+
+def test_a_field_that_no_example_has(tmp_path):
+    of = dataset(tmp_path, templates=GOOD + "- {inputs: 'Is it so? {txet}', targets: '{answer}'}\n")
+    assert template_lint.lint(of, SEEN) == [
+        "mini.yaml, template 1: unknown template field 'txet'; did you mean 'text'?"
+    ]
+    assert template_lint.lint(of) == []  # nothing to hold it against
+
+
+def test_a_field_that_some_examples_lack(tmp_path):
+    of = dataset(tmp_path, templates=GOOD + "- {inputs: '{title} says what?', targets: '{answer}'}\n")
+    titled = spec.Example({"text": "b", "title": "t"}, "yes", ("yes", "no"))
+    assert template_lint.lint(of, [*SEEN, titled]) == ["mini.yaml, template 1: 2 of 3 examples lack {title}"]
+
+
+def test_a_field_that_no_template_uses(tmp_path):
+    more = [spec.Example({"text": "b", "title": "t", "group": "1"}, "yes", ("yes", "no"))]
+    of = dataset(tmp_path, templates=GOOD + OTHER)
+    unused = "mini.yaml: no template uses {%s} of mini"
+    assert template_lint.lint(of, more) == [unused % "group", unused % "title"]
+    # `multirc` scores the examples of a group together.
+    assert template_lint.lint(dataclasses.replace(of, metrics=("multirc",)), more) == [unused % "title"]
+
+
+def test_options_that_no_example_has(tmp_path):
+    of = dataset(tmp_path, templates="- {inputs: 'Say {text}', targets: '{answer}'}\n" + GOOD)
+    free = [spec.Example({"text": "a"}, "yes")]
+    assert template_lint.lint(of, free) == ["mini.yaml, template 1: {options} is shown, but no example has options"]
+
+
+def test_examples_come_from_the_first_directory_that_has_them(tmp_path, sample_dir):
+    """Rows that the filter drops give none; a split that is not there is passed over."""
+    records = [{"text": f"row {i}", "label": i % 2 if i else -1} for i in range(5)]
+    (tmp_path / "mine").mkdir()
+    prepared = prepare(tmp_path / "mine", "mini", train=records)
+    found = template_lint.examples(dataset(tmp_path), [sample_dir, prepared])
+    assert [example.fields["text"] for example in found] == ["row 1", "row 2", "row 3", "row 4"]
+    assert template_lint.examples(dataset(tmp_path), [sample_dir]) == []
+
+
+# --- Rules of single templates ---
 
 
 @pytest.mark.parametrize(
@@ -64,12 +115,20 @@ def test_too_many_reversed_templates(tmp_path):
     assert "4 reversed templates; expected 3 at most" in problem
 
 
-def module(tmp_path, monkeypatch, templates: str) -> str:
-    dataset(tmp_path, templates=templates)
+@pytest.fixture(autouse=True)
+def where_rows_are(sample_dir, tmp_path, monkeypatch):
+    """The sample is not made a second time, and what the machine holds elsewhere is not looked at."""
+    monkeypatch.setenv("FLAN_JAX_CACHE", str(pathlib.Path(sample_dir).parent))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+
+
+def module(tmp_path, monkeypatch, text: str) -> str:
+    dataset(tmp_path, templates=text)
     (tmp_path / "linted_tasks.py").write_text(
+        "import data_builders\n"
         "from flan_jax.data import spec\n"
-        "SPECS = (spec.DatasetSpec('mini', 'mine', 'mini:1.0.0', {'train': 'train'}, dict, ('accuracy',), 1, "
-        f"{str(tmp_path / 'mini.yaml')!r}),)\n"
+        "SPECS = (spec.DatasetSpec('mini', 'mine', 'mini:1.0.0', {'train': 'train'}, data_builders.example, "
+        f"('accuracy',), 1, {str(tmp_path / 'mini.yaml')!r}),)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "linted_tasks", raising=False)
@@ -86,7 +145,20 @@ def test_main_prints_every_problem_and_fails(tmp_path, monkeypatch, capsys):
 
 def test_main_passes_good_files(tmp_path, monkeypatch, capsys):
     assert template_lint.main(module(tmp_path, monkeypatch, GOOD), None) == 0
+    assert capsys.readouterr().out == (
+        "note: no row of mini is at hand, so fields are not checked; name a directory by --tfds_data_dir\n1 datasets, 0 problems\n"
+    )
+
+
+def test_main_checks_fields_where_there_are_rows(tmp_path, monkeypatch, capsys):
+    prepare(tmp_path, "mini", train=rows(3))
+    assert template_lint.main(module(tmp_path, monkeypatch, GOOD), None) == 0
     assert capsys.readouterr().out == "1 datasets, 0 problems\n"
+    templates.load.cache_clear()
+    assert template_lint.main(module(tmp_path, monkeypatch, GOOD.replace("{text}", "{txet}")), None) == 1
+    printed = capsys.readouterr().out
+    assert "mini.yaml, template 0: unknown template field 'txet'; did you mean 'text'?" in printed
+    assert "mini.yaml: no template uses {text} of mini" in printed
 
 
 def test_main_refuses_unknown_modules():

@@ -39,6 +39,12 @@ def test_render():
     )
 
 
+def test_an_empty_field_leaves_no_gap():
+    asked = template("Background: {background}\n\nPassage: {passage}\n{options}\n\nAnswer:")
+    found, _ = templates.render(asked, example(background="", passage="It rains."), options=False)
+    assert found == "Background:\n\nPassage: It rains.\n\nAnswer:"
+
+
 def test_braces_and_white_space():
     assert templates.render(template("{{{a}}} {{b}}"), example(a="x"))[0] == "{x} {b}"
     assert templates.render(template("  {a}\n", " {answer}\n"), example(a=" x "))[0] == "x"

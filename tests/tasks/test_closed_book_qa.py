@@ -41,8 +41,9 @@ def test_arc_finds_the_key_among_the_labels(name, labels, key):
         (["lead", "iron", "cork"], 2),
         (["lead", "iron", "cork", "gold", "tin"], 2),
         (["lead", "iron", "cork", "gold"], 4),
+        (["lead", "iron", "cork", " "], 2),
     ],
-    ids=["three choices", "five choices", "a key without a choice"],
+    ids=["three choices", "five choices", "a key without a choice", "a blank choice"],
 )
 def test_arc_drops(name, texts, key):
     assert SPECS[name].example(_arc_row(texts, list(range(len(texts))), key)) is None
@@ -81,3 +82,10 @@ def test_trivia_qa():
 @pytest.mark.parametrize("value", ["", "<unk>"])
 def test_trivia_qa_drops_rows_without_an_answer(value):
     assert SPECS["trivia_qa"].example(_trivia_row(value, value, [])) is None
+
+
+def test_trivia_qa_undoes_the_quoting_of_csv():
+    row = {**_trivia_row("Pisa", "pisa", []), "question": '"Who wrote ""Emma""?"'}
+    example = SPECS["trivia_qa"].example(row)
+    assert example is not None
+    assert example.fields == {"question": 'Who wrote "Emma"?'}

@@ -148,3 +148,20 @@ def test_wsc_row_without_its_pronoun_is_dropped():
 def test_wsc273_has_nothing_to_train_on():
     assert SPECS["wsc273"].splits == {"test": "test"}
     assert SPECS["wsc273"].train_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "pronoun", "options"),
+    [
+        ("Ida knew of Ann's fall, for she told her.", "she", ("Ida told her.", "Ann told her.")),
+        ("Ida's hat lies on Ann's, so it is bent.", "it", ("Ida is bent.", "Ann's is bent.")),
+        ("Ida's mother died, and her father left.", "her", ("Ida father left.", "Ann's father left.")),
+    ],
+)
+def test_wsc273_names_a_person_without_the_possessive_unless_the_pronoun_is_one(text, pronoun, options):
+    row = _wsc273_row(text, f" {pronoun} ", 1) | {"option1_normalized": "Ida", "option2_normalized": "Ann's"}
+    start = text.index(f" {pronoun} ") + 1
+    span = {"pronoun_text": pronoun, "pronoun_start": start, "pronoun_end": start + len(pronoun)}
+    example = SPECS["wsc273"].example({**row, **span})
+    assert example is not None
+    assert example.options == options

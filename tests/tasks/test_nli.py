@@ -133,3 +133,12 @@ def test_withheld_test_labels_are_never_asked_for():
     for entry in nli.SPECS:
         published = entry.tfds_name.startswith(("anli/", "snli:"))
         assert (entry.splits["test"] == "test") == published, entry.name
+
+
+def test_white_space_around_a_text_is_dropped():
+    """It would stand before the closing mark where a template quotes the text."""
+    example = SPECS["mnli_matched"].example(
+        {"premise": " It rained.", "hypothesis": "It was wet. \n", "label": 0, "idx": 1}
+    )
+    assert example is not None
+    assert example.fields == {"premise": "It rained.", "hypothesis": "It was wet."}

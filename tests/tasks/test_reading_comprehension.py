@@ -157,6 +157,7 @@ def test_every_label_has_its_own_answer(name):
     [
         ("drop", _drop_row("", ["1701-May-"])),
         ("multirc", _multirc_row("jam", -1)),
+        ("openbookqa", _openbookqa_row("", -1)),
         ("squad_v1", _squad_row([])),
         ("squad_v2", _squad_row([], is_impossible=False, plausible_answers=_PLAUSIBLE)),
     ],

@@ -84,6 +84,7 @@ def test_every_cosmos_qa_label_has_its_own_answer():
         ("cosmos_qa", _cosmos_qa_row(-1)),
         ("record", _record_row("@placeholder won.", [])),
         ("record", _record_row("A sentence without a gap.", ["Holt"])),
+        ("record", _record_row("@placeholder won.", ["nobody named"], ("Holt", "Merle"))),
     ],
 )
 def test_row_without_answer_or_gap_is_dropped(name, row):

@@ -164,6 +164,7 @@ CASES = {
 DROPPED = [
     ("aeslc", {"email_body": " \n", "subject_line": "Lunch"}),
     ("aeslc", {"email_body": "Lunch is at one.", "subject_line": "\n"}),
+    ("ag_news_subset", {"title": "Ties", "description": "The match ended 1-1.", "label": -1}),
     ("cnn_dailymail", _cnn("", "Something happened .")),
     ("cnn_dailymail", _cnn("Something happened.", " \n")),
     ("gigaword", _pair("the firm sold UNK for cash .", "firm sells unit")),
