@@ -19,6 +19,13 @@ def config(**overrides: Any) -> api.T5Config:
     return presets.t5_config("tiny", vocab_size=256, **{"dropout_rate": 0.0, **overrides})
 
 
+def decoder_only_config(**overrides: Any) -> api.DecoderOnlyConfig:
+    """The model of the numbers in `deconly`; its prefixes are bidirectional unless `prefix_lm` is False."""
+    return presets.decoder_only_config(
+        "t5x_tiny", vocab_size=256, **{"dropout_rate": 0.0, "prefix_lm": True, **overrides}
+    )
+
+
 def tree(path: Path, prefix: str = "") -> dict[str, Any]:
     """An npz of arrays named by joined paths, as a nested dict."""
     root: dict[str, Any] = {}
@@ -33,12 +40,13 @@ def tree(path: Path, prefix: str = "") -> dict[str, Any]:
     return root
 
 
-def params() -> dict[str, Any]:
-    return tree(FOLDER / "params.npz")
+def params(family: str = "") -> dict[str, Any]:
+    """Parameters of the encoder-decoder, or of `family`: a folder of FOLDER."""
+    return tree(FOLDER / family / "params.npz")
 
 
-def batch(kind: str) -> dict[str, Any]:
-    return tree(FOLDER / f"batch_{kind}.npz")
+def batch(kind: str, family: str = "") -> dict[str, Any]:
+    return tree(FOLDER / family / f"batch_{kind}.npz")
 
 
 @functools.cache
@@ -46,9 +54,9 @@ def summary() -> dict[str, Any]:
     return json.loads((FOLDER / "summary.json").read_text())
 
 
-def expected(name: str) -> np.ndarray:
+def expected(name: str, family: str = "") -> np.ndarray:
     """The numbers kept of a result; compare them with `sampled(...)` of ours."""
-    with np.load(FOLDER / "samples.npz") as arrays:
+    with np.load(FOLDER / family / "samples.npz") as arrays:
         return arrays[name]
 
 

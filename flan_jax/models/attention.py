@@ -1,6 +1,6 @@
-"""Attention: the one function that computes it, masks, relative positions, and the layer with its cache.
+"""Attention: the one function that computes it, masks, relative and rotary positions, and the layer with its cache.
 
-Shapes: B batch, Q query length, S key length, T target length, D model, H heads, K head dim.
+Shapes: B batch, Q query length, S key length, T target length, D model, H heads, N heads of keys and values, K head dim.
 """
 
 import math
@@ -20,11 +20,17 @@ MASKED = -1e10
 RELPOS_BUCKETS = 32
 RELPOS_MAX_DISTANCE = 128
 
+# Logical axes of a layer's cached keys or values.
+CACHE_AXES = ("batch", "heads", "length", "kv")
+
+# Cosines and sines of rotary positions, each float32 [B or 1, L, 1, K/2]; None where a model has no rotary positions.
+Rotation = tuple[jax.Array, jax.Array] | None
+
 
 def dot_product_attention(
     query_BxQxHxK: jax.Array,
-    key_BxSxHxK: jax.Array,
-    value_BxSxHxK: jax.Array,
+    key_BxSxNxK: jax.Array,
+    value_BxSxNxK: jax.Array,
     *,
     bias_HxQxS: jax.Array | None = None,
     mask_Bx1xQxS: jax.Array | None = None,
@@ -34,14 +40,15 @@ def dot_product_attention(
 ) -> jax.Array:
     """Mixes values by the softmax of query-key products; nothing is divided by sqrt(K).
 
-    T5 folds the 1/sqrt(K) into the query's initialiser. Dropout draws one mask per (example, head, key), the same for
+    T5 folds the 1/sqrt(K) into the query's initialiser. Dropout draws one mask per (example, key head, key), the same for
     all queries, as T5X does; it then commutes with the product and is applied to the values, which are Q times fewer
     numbers than the weights.
 
     Args:
       query_BxQxHxK: queries.
-      key_BxSxHxK: keys.
-      value_BxSxHxK: values.
+      key_BxSxNxK: keys. Where N < H, head n serves the queries' heads n * H/N to (n + 1) * H/N - 1: grouped-query
+        attention (Ainslie et al. 2023), and multi-query attention where N is 1.
+      value_BxSxNxK: values.
       bias_HxQxS: added to the products (relative positions).
       mask_Bx1xQxS: True where a query may look; Q may be 1 for all queries.
       dropout_seed: uint32 [2]; without it nothing is dropped.
@@ -51,13 +58,33 @@ def dot_product_attention(
     Returns:
       [B, Q, H, K] in the values' type.
     """
+    rows, queries, heads, head_dim = query_BxQxHxK.shape
+    keys, key_heads = key_BxSxNxK.shape[1:3]
+    groups = heads // key_heads
     logits_dtype = jnp.float32 if float32_logits else query_BxQxHxK.dtype
-    logits_BxHxQxS = jnp.einsum("bqhk,bshk->bhqs", query_BxQxHxK, key_BxSxHxK, preferred_element_type=logits_dtype)
+    # The heads that share keys become further queries (G*Q = P of them), so that no key is copied.
+    query_BxPxNxK = _fold_groups(query_BxQxHxK, groups)
+    logits_BxNxPxS = jnp.einsum("bqhk,bshk->bhqs", query_BxPxNxK, key_BxSxNxK, preferred_element_type=logits_dtype)
+    logits_BxHxQxS = logits_BxNxPxS.reshape(rows, heads, queries, keys)
     if bias_HxQxS is not None:
         logits_BxHxQxS = add_bias(logits_BxHxQxS, bias_HxQxS)
     if mask_Bx1xQxS is not None:
         logits_BxHxQxS = jnp.where(mask_Bx1xQxS, logits_BxHxQxS, jnp.asarray(MASKED, logits_dtype))
-    return softmax_mix(logits_BxHxQxS, layers.dropout(value_BxSxHxK, dropout_rate, dropout_seed, (-1,)))
+    logits_BxNxPxS = logits_BxHxQxS.reshape(rows, key_heads, groups * queries, keys)
+    mixed_BxPxNxK = softmax_mix(logits_BxNxPxS, layers.dropout(value_BxSxNxK, dropout_rate, dropout_seed, (-1,)))
+    if groups == 1:
+        return mixed_BxPxNxK
+    mixed = mixed_BxPxNxK.reshape(rows, groups, queries, key_heads, head_dim)
+    return mixed.transpose(0, 2, 3, 1, 4).reshape(rows, queries, heads, head_dim)
+
+
+def _fold_groups(query_BxQxHxK: jax.Array, groups: int) -> jax.Array:
+    """[B, Q, N*G, K] -> [B, G*Q, N, K]."""
+    if groups == 1:
+        return query_BxQxHxK
+    rows, queries, heads, head_dim = query_BxQxHxK.shape
+    split = query_BxQxHxK.reshape(rows, queries, heads // groups, groups, head_dim)
+    return split.transpose(0, 3, 1, 2, 4).reshape(rows, groups * queries, heads // groups, head_dim)
 
 
 @jax.custom_vjp
@@ -92,7 +119,7 @@ def softmax_mix(logits_BxHxQxS: jax.Array, value_BxSxHxK: jax.Array) -> jax.Arra
 
     The product is divided by the softmax's denominator, not the weights: they are S / K times as many numbers. Going back,
     the sum over keys of weight times gradient equals output times gradient, summed over K (Dao et al. 2022), so that the
-    weights are read once. Together a tenth less time for a T5.1.1-small step on a CPU than `jax.nn.softmax`.
+    weights are read once and not kept. A T5.1.1-small step then peaks at 3.9 GiB instead of 4.8, in the same time.
     """
     return _softmax_mix_forward(logits_BxHxQxS, value_BxSxHxK)[0]
 
@@ -134,8 +161,11 @@ def attention_mask(
     key_segments_BxS: jax.Array | None = None,
     *,
     causal: bool = False,
+    prefix_BxL: jax.Array | None = None,
 ) -> jax.Array:
     """Says which query may look at which key: both real, same packed example, and not the future if `causal`.
+
+    Tokens of a prefix (`prefix_BxL` True; queries and keys are then the same sequence) see each other all the same.
 
     Returns:
       bool [B, 1, Q, S].
@@ -145,7 +175,10 @@ def attention_mask(
         mask &= query_segments_BxQ[:, None, :, None] == key_segments_BxS[:, None, None, :]
     if causal:
         queries, keys = mask.shape[-2:]
-        mask &= (np.arange(queries)[:, None] >= np.arange(keys)[None, :])[None, None]
+        past = jnp.asarray(np.arange(queries)[:, None] >= np.arange(keys)[None, :])[None, None]
+        if prefix_BxL is not None:
+            past = past | (prefix_BxL[:, None, :, None] & prefix_BxL[:, None, None, :])
+        mask &= past
     return mask
 
 
@@ -212,8 +245,41 @@ class RelativePositionBias(nn.Module):
         return jnp.take(self.rel_embedding, by_distance[distance_S], axis=1)[:, None, :]
 
 
+def rotation(positions_BxL: jax.Array, head_dim: int, theta: float) -> Rotation:
+    """Cosines and sines of rotary position embeddings (Su et al. 2021).
+
+    Pair i of a head turns by position * theta^(-2i/K). A pair is (i, i + K/2), as in Hugging Face's checkpoints, not
+    (2i, 2i + 1) as in LLaMA's original ones: the same model under a permutation of the rows of query and key kernels.
+    """
+    speeds = theta ** (-np.arange(0, head_dim, 2, dtype=np.float32) / head_dim)
+    angles = positions_BxL.astype(jnp.float32)[:, :, None, None] * jnp.asarray(speeds, jnp.float32)[None, None, None]
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x_BxLxHxK: jax.Array, turn: Rotation) -> jax.Array:
+    """Turns queries or keys to their positions, in float32; returns `x` itself without a rotation."""
+    if turn is None:
+        return x_BxLxHxK
+    cosine, sine = turn
+    left, right = jnp.split(x_BxLxHxK.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([left * cosine - right * sine, right * cosine + left * sine], axis=-1)
+    return turned.astype(x_BxLxHxK.dtype)
+
+
 class Attention(nn.Module):
-    """Multi-head attention with joined head kernels [D, H*K], for whole sequences and for one step with a cache."""
+    """Multi-head attention with joined head kernels [D, H*K], for whole sequences and for one step with a cache.
+
+    Attributes:
+      num_heads: heads of queries, H.
+      head_dim: K.
+      features: width of the output, D.
+      dropout_rate: probability that a key is dropped.
+      dtype: type of activations.
+      float32_logits: products and softmax in float32 even if `dtype` is bfloat16.
+      num_kv_heads: heads of keys and values, N, a divisor of H; H if None.
+      use_bias: every projection has a bias.
+      scaled: divide queries by sqrt(K); if not, the query's initialiser is divided instead (T5).
+    """
 
     num_heads: int
     head_dim: int
@@ -221,42 +287,59 @@ class Attention(nn.Module):
     dropout_rate: float
     dtype: Any
     float32_logits: bool
+    num_kv_heads: int | None = None
+    use_bias: bool = False
+    scaled: bool = False
 
     def setup(self) -> None:
         joined = self.num_heads * self.head_dim
-        scale = 1.0 / math.sqrt(self.head_dim)
+        scale = 1.0 if self.scaled else 1.0 / math.sqrt(self.head_dim)
 
         def query_init(*args: Any) -> jax.Array:
             return layers.attention_init(*args) * scale
 
-        axes = ("embed", "joined_kv")
-        self.query = layers.Dense(joined, axes, self.dtype, query_init)
-        self.key = layers.Dense(joined, axes, self.dtype, layers.attention_init)
-        self.value = layers.Dense(joined, axes, self.dtype, layers.attention_init)
-        self.out = layers.Dense(self.features, ("joined_kv", "embed"), self.dtype, layers.attention_init)
+        def dense(features: int, axes: tuple[str, str], init: layers.Initializer) -> layers.Dense:
+            return layers.Dense(features, axes, self.dtype, init, self.use_bias)
 
-    def _heads(self, x: jax.Array) -> jax.Array:
-        x = x.reshape(*x.shape[:2], self.num_heads, self.head_dim)
+        axes = ("embed", "joined_kv")
+        # The single head of multi-query attention is needed whole wherever a part of the queries' heads is.
+        shared = axes if self._kv_heads > 1 else ("embed", "kv")
+        self.query = dense(joined, axes, query_init)
+        self.key = dense(self._kv_heads * self.head_dim, shared, layers.attention_init)
+        self.value = dense(self._kv_heads * self.head_dim, shared, layers.attention_init)
+        self.out = dense(self.features, ("joined_kv", "embed"), layers.attention_init)
+
+    @property
+    def _kv_heads(self) -> int:
+        return self.num_kv_heads or self.num_heads
+
+    def _heads(self, x: jax.Array, heads: int) -> jax.Array:
+        x = x.reshape(*x.shape[:2], heads, self.head_dim)
         return sharding.constrain(x, ("batch", "length", "heads", "kv"))
 
-    def keys_values(self, x_BxSxD: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Projects a sequence to keys and values, each [B, S, H, K]."""
-        return self._heads(self.key(x_BxSxD)), self._heads(self.value(x_BxSxD))
+    def keys_values(self, x_BxSxD: jax.Array, turn: Rotation = None) -> tuple[jax.Array, jax.Array]:
+        """Projects a sequence to keys and values, each [B, S, N, K]."""
+        key_BxSxNxK = rotate(self._heads(self.key(x_BxSxD), self._kv_heads), turn)
+        return key_BxSxNxK, self._heads(self.value(x_BxSxD), self._kv_heads)
 
     def attend(
         self,
         x_BxQxD: jax.Array,
-        key_BxSxHxK: jax.Array,
-        value_BxSxHxK: jax.Array,
+        key_BxSxNxK: jax.Array,
+        value_BxSxNxK: jax.Array,
         mask: jax.Array | None,
         bias: jax.Array | None,
         seed: layers.Seed = None,
+        turn: Rotation = None,
     ) -> jax.Array:
         """Looks from `x_BxQxD` at given keys and values; [B, Q, D]."""
+        query_BxQxHxK = rotate(self._heads(self.query(x_BxQxD), self.num_heads), turn)
+        if self.scaled:
+            query_BxQxHxK = query_BxQxHxK * jnp.asarray(1.0 / math.sqrt(self.head_dim), self.dtype)
         mixed_BxQxHxK = dot_product_attention(
-            self._heads(self.query(x_BxQxD)),
-            key_BxSxHxK,
-            value_BxSxHxK,
+            query_BxQxHxK,
+            key_BxSxNxK,
+            value_BxSxNxK,
             bias_HxQxS=bias,
             mask_Bx1xQxS=mask,
             dropout_seed=seed,
@@ -272,29 +355,44 @@ class Attention(nn.Module):
         mask: jax.Array | None,
         bias: jax.Array | None = None,
         seed: layers.Seed = None,
+        turn: Rotation = None,
     ) -> jax.Array:
         """Looks from one sequence at another (or at itself); [B, Q, D]."""
-        return self.attend(x_BxQxD, *self.keys_values(x_BxSxD), mask, bias, seed)
+        return self.attend(x_BxQxD, *self.keys_values(x_BxSxD, turn), mask, bias, seed, turn)
 
     def step(
-        self, x_Bx1xD: jax.Array, cache: dict[str, jax.Array], position: jax.Array, bias_Hx1xT: jax.Array
+        self,
+        x_Bx1xD: jax.Array,
+        cache: dict[str, jax.Array],
+        position: jax.Array,
+        bias_Hx1xT: jax.Array | None,
+        start_B: jax.Array | None = None,
+        turn: Rotation = None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Self-attention of the token at `position`, which is written into the cache.
 
-        The cache holds [B, H, T, K], batch dimensions first, so that a step multiplies it without a transposed copy.
+        The cache holds [B, N, T, K], batch dimensions first, so that a step multiplies it without a transposed copy.
+
+        Args:
+          x_Bx1xD: the token.
+          cache: keys and values of the earlier positions.
+          position: place in the cache, the same for all rows.
+          bias_Hx1xT: added to the products.
+          start_B: first place of each row; 0 if None.
+          turn: rotation to the token's position in its row, which is `position - start_B`.
 
         Returns:
           [B, 1, D] and the cache with the token's key and value.
         """
-        key_Bx1xHxK, value_Bx1xHxK = self.keys_values(x_Bx1xD)
-        at = (0, 0, position, 0)
         cache = {
-            "self_key": jax.lax.dynamic_update_slice(cache["self_key"], key_Bx1xHxK.swapaxes(1, 2), at),
-            "self_value": jax.lax.dynamic_update_slice(cache["self_value"], value_Bx1xHxK.swapaxes(1, 2), at),
+            name: sharding.constrain(
+                jax.lax.dynamic_update_slice(cache[name], new_Bx1xNxK.swapaxes(1, 2), (0, 0, position, 0)), CACHE_AXES
+            )
+            for name, new_Bx1xNxK in zip(("self_key", "self_value"), self.keys_values(x_Bx1xD, turn), strict=True)
         }
-        length = cache["self_key"].shape[2]
-        mask_1x1x1xT = (jnp.arange(length, dtype=jnp.int32) <= position)[None, None, None, :]
-        out = self.attend(
-            x_Bx1xD, cache["self_key"].swapaxes(1, 2), cache["self_value"].swapaxes(1, 2), mask_1x1x1xT, bias_Hx1xT
-        )
-        return out, cache
+        places_1x1x1xT = jnp.arange(cache["self_key"].shape[2], dtype=jnp.int32)[None, None, None, :]
+        mask = places_1x1x1xT <= position
+        if start_B is not None:
+            mask &= places_1x1x1xT >= start_B[:, None, None, None]
+        key_BxTxNxK, value_BxTxNxK = cache["self_key"].swapaxes(1, 2), cache["self_value"].swapaxes(1, 2)
+        return self.attend(x_Bx1xD, key_BxTxNxK, value_BxTxNxK, mask, bias_Hx1xT, None, turn), cache

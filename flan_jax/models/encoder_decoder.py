@@ -13,13 +13,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from flan_jax import errors, sharding
-from flan_jax.models import attention, layers
-
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-
-# What a backward pass finds stored: everything, the products of weights with activations, or each layer's input only.
-REMAT_POLICIES = ("none", "minimal", "full")
+from flan_jax import sharding
+from flan_jax.models import attention, layers, stacks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,17 +54,7 @@ class T5Config:
     scan_layers: bool = False
 
     def __post_init__(self) -> None:
-        # A gin file gives a list; the config is a static argument of jit and must be hashable.
-        object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
-        for name in self.mlp_activations:
-            layers.activation(name)
-        if self.dtype not in DTYPES:
-            raise errors.unknown("dtype", self.dtype, DTYPES)
-        if self.remat_policy not in REMAT_POLICIES:
-            raise errors.unknown("remat_policy", self.remat_policy, REMAT_POLICIES)
-        if not 0.0 <= self.dropout_rate < 1.0:
-            raise errors.FlanError(f"dropout_rate must be in [0, 1), given {self.dropout_rate}")
-        for field in (
+        sizes = (
             "vocab_size",
             "emb_dim",
             "num_heads",
@@ -77,13 +62,12 @@ class T5Config:
             "num_encoder_layers",
             "num_decoder_layers",
             "mlp_dim",
-        ):
-            if getattr(self, field) < 1:
-                raise errors.FlanError(f"{field} must be at least 1, given {getattr(self, field)}")
+        )
+        stacks.check_config(self, sizes)
 
     @property
     def activation_dtype(self) -> Any:
-        return DTYPES[self.dtype]
+        return stacks.DTYPES[self.dtype]
 
 
 def _attention(config: T5Config) -> attention.Attention:
@@ -99,12 +83,6 @@ def _attention(config: T5Config) -> attention.Attention:
 
 def _feed_forward(config: T5Config) -> layers.FeedForward:
     return layers.FeedForward(config.mlp_dim, config.mlp_activations, config.dropout_rate, config.activation_dtype)
-
-
-def _residual(x_BxLxD: jax.Array, change_BxLxD: jax.Array, rate: float, seed: layers.Seed) -> jax.Array:
-    """Adds a block's output; dropout is drawn once per example and feature, shared along the length."""
-    x_BxLxD = x_BxLxD + layers.dropout(change_BxLxD, rate, seed, (-2,))
-    return sharding.constrain(x_BxLxD, ("batch", "length", "activation_embed"))
 
 
 class EncoderLayer(nn.Module):
@@ -123,8 +101,8 @@ class EncoderLayer(nn.Module):
     ) -> tuple[jax.Array, None]:
         rate, seeds = self.config.dropout_rate, [layers.fold(seed, place) for place in range(4)]
         y_BxSxD = self.pre_attention_layer_norm(x_BxSxD)
-        x_BxSxD = _residual(x_BxSxD, self.attention(y_BxSxD, y_BxSxD, mask, bias, seeds[0]), rate, seeds[1])
-        x_BxSxD = _residual(x_BxSxD, self.mlp(self.pre_mlp_layer_norm(x_BxSxD), seeds[2]), rate, seeds[3])
+        x_BxSxD = stacks.residual(x_BxSxD, self.attention(y_BxSxD, y_BxSxD, mask, bias, seeds[0]), rate, seeds[1])
+        x_BxSxD = stacks.residual(x_BxSxD, self.mlp(self.pre_mlp_layer_norm(x_BxSxD), seeds[2]), rate, seeds[3])
         return x_BxSxD, None
 
 
@@ -152,11 +130,11 @@ class DecoderLayer(nn.Module):
     ) -> tuple[jax.Array, None]:
         rate, seeds = self.config.dropout_rate, [layers.fold(seed, place) for place in range(6)]
         y_BxTxD = self.pre_self_attention_layer_norm(x_BxTxD)
-        x_BxTxD = _residual(x_BxTxD, self.self_attention(y_BxTxD, y_BxTxD, mask, bias, seeds[0]), rate, seeds[1])
+        x_BxTxD = stacks.residual(x_BxTxD, self.self_attention(y_BxTxD, y_BxTxD, mask, bias, seeds[0]), rate, seeds[1])
         y_BxTxD = self.pre_cross_attention_layer_norm(x_BxTxD)
         change_BxTxD = self.encoder_decoder_attention(y_BxTxD, encoded_BxSxD, cross_mask, None, seeds[2])
-        x_BxTxD = _residual(x_BxTxD, change_BxTxD, rate, seeds[3])
-        x_BxTxD = _residual(x_BxTxD, self.mlp(self.pre_mlp_layer_norm(x_BxTxD), seeds[4]), rate, seeds[5])
+        x_BxTxD = stacks.residual(x_BxTxD, change_BxTxD, rate, seeds[3])
+        x_BxTxD = stacks.residual(x_BxTxD, self.mlp(self.pre_mlp_layer_norm(x_BxTxD), seeds[4]), rate, seeds[5])
         return x_BxTxD, None
 
     def cross_cache(self, carry: None, encoded_BxSxD: jax.Array) -> tuple[None, dict[str, jax.Array]]:
@@ -185,45 +163,6 @@ class DecoderLayer(nn.Module):
         return x_Bx1xD + self.mlp(self.pre_mlp_layer_norm(x_Bx1xD)), written
 
 
-def _rematerialised(layer: type[nn.Module], config: T5Config) -> type[nn.Module]:
-    if config.remat_policy == "none":
-        return layer
-    policies = jax.checkpoint_policies
-    policy = (
-        policies.dots_with_no_batch_dims_saveable if config.remat_policy == "minimal" else policies.nothing_saveable
-    )
-    # Inside a loop XLA cannot merge the recomputation with the forward pass, so the barrier against it is not needed.
-    return nn.remat(layer, policy=policy, prevent_cse=not config.scan_layers)
-
-
-def _scanned(layer: type[nn.Module], length: int, methods: dict[str, Any]) -> type[nn.Module]:
-    """Stacks a layer along axis 1 of its parameters (T5X's param_scan_axis)."""
-    common = {
-        "variable_axes": {"params": 1},
-        "split_rngs": {"params": True},
-        "length": length,
-        "metadata_params": {nn.PARTITION_NAME: "layers"},
-    }
-    return nn.scan(layer, methods={name: {**common, **axes} for name, axes in methods.items()})
-
-
-def _named(stack: Any) -> dict[str, Any]:
-    """The layers of a stack by their parameters' names: one entry if they are stacked."""
-    if isinstance(stack, nn.Module):
-        return {"layers": stack}
-    return {f"layers_{index}": layer for index, layer in enumerate(stack)}
-
-
-def _run(stack: Any, x: jax.Array, seed: layers.Seed, length: int, *shared: jax.Array) -> jax.Array:
-    """Passes `x` through the layers of a stack, each with a seed of its own."""
-    if isinstance(stack, nn.Module):
-        seeds = None if seed is None else jax.vmap(lambda index: layers.fold(seed, index))(jnp.arange(length))
-        return stack(x, seeds, *shared)[0]
-    for index, layer in enumerate(stack):
-        x, _ = layer(x, layers.fold(seed, index), *shared)
-    return x
-
-
 class Encoder(nn.Module):
     """Embedded tokens [B, S, D] to contextual vectors [B, S, D]."""
 
@@ -232,10 +171,10 @@ class Encoder(nn.Module):
     def setup(self) -> None:
         config = self.config
         self.relpos_bias = attention.RelativePositionBias(config.num_heads, bidirectional=True)
-        layer = _rematerialised(EncoderLayer, config)
+        layer = stacks.rematerialised(EncoderLayer, config)
         if config.scan_layers:
             methods = {"__call__": {"in_axes": (0, nn.broadcast, nn.broadcast)}}
-            self.layers = _scanned(layer, config.num_encoder_layers, methods)(config)
+            self.layers = stacks.scanned(layer, config.num_encoder_layers, methods)(config)
         else:
             self.layers = [layer(config) for _ in range(config.num_encoder_layers)]
         self.encoder_norm = layers.RMSNorm(config.activation_dtype)
@@ -244,7 +183,7 @@ class Encoder(nn.Module):
         rate, depth = self.config.dropout_rate, self.config.num_encoder_layers
         bias_HxSxS = self.relpos_bias(x_BxSxD.shape[1], x_BxSxD.shape[1])
         x_BxSxD = layers.dropout(x_BxSxD, rate, layers.fold(seed, depth), (-2,))
-        x_BxSxD = _run(self.layers, x_BxSxD, seed, depth, mask, bias_HxSxS)
+        x_BxSxD = stacks.run(self.layers, x_BxSxD, seed, depth, mask, bias_HxSxS)
         # T5X draws this one mask per position too, unlike all the others.
         return layers.dropout(self.encoder_norm(x_BxSxD), rate, layers.fold(seed, depth + 1))
 
@@ -257,14 +196,14 @@ class Decoder(nn.Module):
     def setup(self) -> None:
         config = self.config
         self.relpos_bias = attention.RelativePositionBias(config.num_heads, bidirectional=False)
-        layer = _rematerialised(DecoderLayer, config)
+        layer = stacks.rematerialised(DecoderLayer, config)
         if config.scan_layers:
             methods = {
                 "__call__": {"in_axes": (0, *(nn.broadcast,) * 4)},
                 "cross_cache": {"in_axes": nn.broadcast},
                 "step": {"in_axes": (0, nn.broadcast, nn.broadcast, nn.broadcast)},
             }
-            self.layers = _scanned(layer, config.num_decoder_layers, methods)(config)
+            self.layers = stacks.scanned(layer, config.num_decoder_layers, methods)(config)
         else:
             self.layers = [layer(config) for _ in range(config.num_decoder_layers)]
         self.decoder_norm = layers.RMSNorm(config.activation_dtype)
@@ -283,13 +222,13 @@ class Decoder(nn.Module):
         rate, depth = self.config.dropout_rate, self.config.num_decoder_layers
         bias_HxTxT = self.relpos_bias(x_BxTxD.shape[1], x_BxTxD.shape[1])
         x_BxTxD = layers.dropout(x_BxTxD, rate, layers.fold(seed, depth), (-2,))
-        x_BxTxD = _run(self.layers, x_BxTxD, seed, depth, encoded_BxSxD, mask, cross_mask, bias_HxTxT)
+        x_BxTxD = stacks.run(self.layers, x_BxTxD, seed, depth, encoded_BxSxD, mask, cross_mask, bias_HxTxT)
         return layers.dropout(self.decoder_norm(x_BxTxD), rate, layers.fold(seed, depth + 1), (-2,))
 
     def cache(self, encoded_BxSxD: jax.Array, length: int) -> dict[str, Any]:
         """An empty cache for `length` positions: per layer [B, H, T, K]; [L, B, H, T, K] if layers are stacked."""
         cache = {}
-        for name, layer in _named(self.layers).items():
+        for name, layer in stacks.named(self.layers).items():
             _, cross = layer.cross_cache(None, encoded_BxSxD)
             key = cross["cross_key"]
             empty = jnp.zeros((*key.shape[:-2], length, key.shape[-1]), key.dtype)
@@ -303,7 +242,7 @@ class Decoder(nn.Module):
         length = next(iter(cache.values()))["self_key"].shape[-2]
         bias_Hx1xT = self.relpos_bias.step(position, length)
         updated = {}
-        for name, layer in _named(self.layers).items():
+        for name, layer in stacks.named(self.layers).items():
             x_Bx1xD, written = layer.step(x_Bx1xD, cache[name], position, cross_mask, bias_Hx1xT)
             updated[name] = {**cache[name], **written}
         return self.decoder_norm(x_Bx1xD), updated

@@ -1,7 +1,7 @@
 """Building blocks without attention: parameters with logical axes, dense, norm, embedding, feed-forward, dropout.
 
 Shapes: B batch, S source length, T target length, D model, F feed-forward, V vocabulary. Sizes, initialisers and the
-placement of dropout are those of T5.1.1 (T5X examples/t5); no layer has a bias.
+placement of dropout are those of T5.1.1 (T5X examples/t5); a layer has a bias only where it is asked for (OPT).
 """
 
 import functools
@@ -72,19 +72,24 @@ relpos_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 
 
 class Dense(nn.Module):
-    """Multiplies the last axis by a kernel: [..., in] -> [..., features]."""
+    """Multiplies the last axis by a kernel, and adds a bias if asked to: [..., in] -> [..., features]."""
 
     features: int
     axes: tuple[str, str]
     dtype: Any
     init: Initializer = dense_init
+    use_bias: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", annotated(self.init, self.axes), (x.shape[-1], self.features), jnp.float32)
         # Flat, because XLA's CPU backend writes a transposed copy of three-dimensional operands for the kernel's gradient.
         flat = x.reshape(-1, x.shape[-1]).astype(self.dtype)
-        return jnp.dot(flat, kernel.astype(self.dtype)).reshape(*x.shape[:-1], self.features)
+        y = jnp.dot(flat, kernel.astype(self.dtype))
+        if self.use_bias:
+            bias = self.param("bias", annotated(nn.initializers.zeros, self.axes[1:]), (self.features,), jnp.float32)
+            y += bias.astype(self.dtype)[None]
+        return y.reshape(*x.shape[:-1], self.features)
 
 
 class RMSNorm(nn.Module):
@@ -102,15 +107,37 @@ class RMSNorm(nn.Module):
         return y * scale_D.astype(self.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
 
 
+class LayerNorm(nn.Module):
+    """Layer norm with mean subtraction and a scale, and a bias if asked to; statistics in float32."""
+
+    dtype: Any
+    epsilon: float = 1e-6
+    use_bias: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (1,) * (x.ndim - 1) + (-1,)
+        scale_D = self.param("scale", annotated(nn.initializers.ones, ("embed",)), (x.shape[-1],), jnp.float32)
+        x = x.astype(jnp.float32)
+        x = x - jnp.mean(x, axis=-1, keepdims=True)
+        variance = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+        y = (x * jax.lax.rsqrt(variance + self.epsilon)).astype(self.dtype) * scale_D.astype(self.dtype).reshape(shape)
+        if not self.use_bias:
+            return y
+        bias_D = self.param("bias", annotated(nn.initializers.zeros, ("embed",)), (x.shape[-1],), jnp.float32)
+        return y + bias_D.astype(self.dtype).reshape(shape)
+
+
 class Embed(nn.Module):
-    """Token embedding, and where logits are tied also the output projection."""
+    """A table of vectors: of tokens, and where logits are tied also the output projection; or of positions."""
 
     vocab_size: int
     features: int
     dtype: Any
+    stddev: float = 1.0
 
     def setup(self) -> None:
-        init = annotated(nn.initializers.normal(stddev=1.0), ("vocab", "embed"))
+        init = annotated(nn.initializers.normal(stddev=self.stddev), ("vocab", "embed"))
         self.embedding = self.param("embedding", init, (self.vocab_size, self.features), jnp.float32)
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
@@ -188,15 +215,17 @@ class FeedForward(nn.Module):
     activations: tuple[str, ...]
     dropout_rate: float
     dtype: Any
+    use_bias: bool = False
 
     @nn.compact
     def __call__(self, x_BxLxD: jax.Array, seed: Seed = None) -> jax.Array:
         gates = []
         for index, name in enumerate(self.activations):
             wi = "wi" if len(self.activations) == 1 else f"wi_{index}"
-            projected = Dense(self.mlp_dim, ("embed", "mlp"), self.dtype, name=wi)(x_BxLxD)
+            projected = Dense(self.mlp_dim, ("embed", "mlp"), self.dtype, use_bias=self.use_bias, name=wi)(x_BxLxD)
             gates.append(activation(name)(projected))
         hidden_BxLxF = functools.reduce(operator.mul, gates)
         hidden_BxLxF = dropout(hidden_BxLxF, self.dropout_rate, seed, (-2,))
         hidden_BxLxF = sharding.constrain(hidden_BxLxF, ("batch", "length", "mlp"))
-        return Dense(x_BxLxD.shape[-1], ("mlp", "embed"), self.dtype, name="wo")(hidden_BxLxF)
+        features = x_BxLxD.shape[-1]
+        return Dense(features, ("mlp", "embed"), self.dtype, use_bias=self.use_bias, name="wo")(hidden_BxLxF)

@@ -21,6 +21,49 @@ def test_parameter_counts_are_those_of_t5_1_1(name, count):
     assert api.num_params(presets.t5_config(name, scan_layers=True)) == count
 
 
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [
+        # Chowdhery et al. 2022, table 1 prints 540.35 for the largest, whose own sizes make 540.356.
+        ("palm_8b", 8.63),
+        ("palm_62b", 62.50),
+        ("palm_540b", 540.36),
+        # Touvron et al. 2023, table 2, to the next digit.
+        ("llama_7b", 6.74),
+        ("llama_13b", 13.02),
+        ("llama_30b", 32.53),
+        ("llama_65b", 65.29),
+        # Zhang et al. 2022 name their sizes by rounded counts.
+        ("opt_125m", 0.13),
+        ("opt_350m", 0.33),
+        ("opt_1.3b", 1.32),
+        ("opt_2.7b", 2.65),
+        ("opt_6.7b", 6.66),
+        ("opt_13b", 12.85),
+        ("opt_30b", 29.97),
+        ("opt_66b", 65.72),
+        ("opt_175b", 174.60),
+    ],
+)
+def test_parameter_counts_of_decoder_only_models_are_as_published(name, billions):
+    count = api.num_params(presets.decoder_only_config(name, scan_layers=True))
+    assert round(count / 1e9, 2) == billions
+
+
+def test_lamda_has_137_billion_parameters_besides_its_embedding():
+    config = presets.decoder_only_config("lamda_137b", scan_layers=True)
+    embedding = config.vocab_size * config.emb_dim
+    assert round((api.num_params(config) - embedding) / 1e9, 1) == 137.4
+
+
+def test_decoder_only_sizes_of_t5x_are_those_of_its_encoder_decoder():
+    for name in presets.T5_1_1:
+        with_encoder, alone = presets.t5_config(name), presets.decoder_only_config(f"t5x_{name}")
+        for field in ("vocab_size", "emb_dim", "num_heads", "head_dim", "mlp_dim", "mlp_activations"):
+            assert getattr(alone, field) == getattr(with_encoder, field)
+        assert alone.num_layers == with_encoder.num_decoder_layers
+
+
 def test_overrides_replace_the_preset_and_lists_from_gin_become_hashable():
     config = presets.t5_config("small", num_decoder_layers=2, mlp_activations=["relu"], dtype="bfloat16")
     assert (config.num_encoder_layers, config.num_decoder_layers) == (8, 2)

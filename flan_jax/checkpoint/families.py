@@ -1,0 +1,263 @@
+"""Names of a model's tensors at Hugging Face beside ours: one table per family, and what reads and writes by it.
+
+A table's row says which of our parameters is which tensor there, and whether it is transposed: torch multiplies by
+[out, in] matrices, we by [in, out]. `{layer}` stands for the number of a layer. A model uses the rows whose parameter it
+has, so that one table serves all sizes and variants of a family.
+"""
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from flan_jax import errors
+from flan_jax.models import api
+
+Tensors = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One tensor, or one per layer.
+
+    Attributes:
+      ours: path of the parameter in our tree, joined by `/`.
+      theirs: name of the tensor.
+      transposed: whether its two axes are swapped.
+    """
+
+    ours: str
+    theirs: str
+    transposed: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """The tensors of a family.
+
+    Attributes:
+      rows: the table.
+      copies: tensors that a file may hold besides, without need: copies of others, and constants.
+    """
+
+    rows: tuple[Row, ...]
+    copies: tuple[str, ...] = ()
+
+
+def _linear(ours: str, theirs: str) -> tuple[Row, Row]:
+    return Row(f"{ours}/kernel", f"{theirs}.weight", transposed=True), Row(f"{ours}/bias", f"{theirs}.bias")
+
+
+def _norm(ours: str, theirs: str) -> tuple[Row, Row]:
+    return Row(f"{ours}/scale", f"{theirs}.weight"), Row(f"{ours}/bias", f"{theirs}.bias")
+
+
+def _t5_attention(ours: str, theirs: str) -> Iterator[Row]:
+    for our_part, part in (("query", "q"), ("key", "k"), ("value", "v"), ("out", "o")):
+        yield Row(f"{ours}/{our_part}/kernel", f"{theirs}.{part}.weight", transposed=True)
+
+
+def _t5_stack(stack: str) -> Iterator[Row]:
+    """What the encoder and the decoder have in common."""
+    yield Row(f"{stack}/{stack}_norm/scale", f"{stack}.final_layer_norm.weight")
+    # Their first layer keeps the table that all layers use.
+    first = f"{stack}.block.0.layer.0.SelfAttention"
+    yield Row(f"{stack}/relpos_bias/rel_embedding", f"{first}.relative_attention_bias.weight", transposed=True)
+
+
+def _t5_mlp(stack: str, place: int) -> Iterator[Row]:
+    ours, theirs = f"{stack}/layers_{{layer}}", f"{stack}.block.{{layer}}.layer.{place}"
+    for part in ("wi", "wi_0", "wi_1", "wo"):
+        yield Row(f"{ours}/mlp/{part}/kernel", f"{theirs}.DenseReluDense.{part}.weight", transposed=True)
+    yield Row(f"{ours}/pre_mlp_layer_norm/scale", f"{theirs}.layer_norm.weight")
+
+
+_ENCODER_LAYER, _ENCODER_BLOCK = "encoder/layers_{layer}", "encoder.block.{layer}.layer"
+_DECODER_BLOCK = "decoder.block.{layer}.layer"
+_OPT_LAYER, _LLAMA_LAYER = "model.decoder.layers.{layer}", "model.layers.{layer}"
+_LAYER = "decoder/layers_{layer}"
+
+HUGGING_FACE: dict[str, Family] = {
+    "t5": Family(
+        rows=(
+            Row("token_embedder/embedding", "shared.weight"),
+            *_t5_stack("encoder"),
+            *_t5_attention(f"{_ENCODER_LAYER}/attention", f"{_ENCODER_BLOCK}.0.SelfAttention"),
+            Row(f"{_ENCODER_LAYER}/pre_attention_layer_norm/scale", f"{_ENCODER_BLOCK}.0.layer_norm.weight"),
+            *_t5_mlp("encoder", 1),
+            *_t5_stack("decoder"),
+            *_t5_attention(f"{_LAYER}/self_attention", f"{_DECODER_BLOCK}.0.SelfAttention"),
+            Row(f"{_LAYER}/pre_self_attention_layer_norm/scale", f"{_DECODER_BLOCK}.0.layer_norm.weight"),
+            *_t5_attention(f"{_LAYER}/encoder_decoder_attention", f"{_DECODER_BLOCK}.1.EncDecAttention"),
+            Row(f"{_LAYER}/pre_cross_attention_layer_norm/scale", f"{_DECODER_BLOCK}.1.layer_norm.weight"),
+            *_t5_mlp("decoder", 2),
+            Row("decoder/logits_dense/kernel", "lm_head.weight", transposed=True),
+        ),
+        copies=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"),
+    ),
+    "opt": Family(
+        rows=(
+            Row("decoder/token_embedder/embedding", "model.decoder.embed_tokens.weight"),
+            Row("decoder/position_embedder/embedding", "model.decoder.embed_positions.weight"),
+            *_linear("decoder/project_in", "model.decoder.project_in"),
+            *_linear("decoder/project_out", "model.decoder.project_out"),
+            *_linear(f"{_LAYER}/self_attention/query", f"{_OPT_LAYER}.self_attn.q_proj"),
+            *_linear(f"{_LAYER}/self_attention/key", f"{_OPT_LAYER}.self_attn.k_proj"),
+            *_linear(f"{_LAYER}/self_attention/value", f"{_OPT_LAYER}.self_attn.v_proj"),
+            *_linear(f"{_LAYER}/self_attention/out", f"{_OPT_LAYER}.self_attn.out_proj"),
+            *_linear(f"{_LAYER}/mlp/wi", f"{_OPT_LAYER}.fc1"),
+            *_linear(f"{_LAYER}/mlp/wo", f"{_OPT_LAYER}.fc2"),
+            # The same names whether a norm stands before its block or, in 350M, behind it.
+            *_norm(f"{_LAYER}/pre_self_attention_layer_norm", f"{_OPT_LAYER}.self_attn_layer_norm"),
+            *_norm(f"{_LAYER}/post_self_attention_layer_norm", f"{_OPT_LAYER}.self_attn_layer_norm"),
+            *_norm(f"{_LAYER}/pre_mlp_layer_norm", f"{_OPT_LAYER}.final_layer_norm"),
+            *_norm(f"{_LAYER}/post_mlp_layer_norm", f"{_OPT_LAYER}.final_layer_norm"),
+            *_norm("decoder/decoder_norm", "model.decoder.final_layer_norm"),
+        ),
+        copies=("lm_head.weight",),
+    ),
+    "llama": Family(
+        rows=(
+            Row("decoder/token_embedder/embedding", "model.embed_tokens.weight"),
+            *_linear(f"{_LAYER}/self_attention/query", f"{_LLAMA_LAYER}.self_attn.q_proj"),
+            *_linear(f"{_LAYER}/self_attention/key", f"{_LLAMA_LAYER}.self_attn.k_proj"),
+            *_linear(f"{_LAYER}/self_attention/value", f"{_LLAMA_LAYER}.self_attn.v_proj"),
+            *_linear(f"{_LAYER}/self_attention/out", f"{_LLAMA_LAYER}.self_attn.o_proj"),
+            *_linear(f"{_LAYER}/mlp/wi_0", f"{_LLAMA_LAYER}.mlp.gate_proj"),
+            *_linear(f"{_LAYER}/mlp/wi_1", f"{_LLAMA_LAYER}.mlp.up_proj"),
+            *_linear(f"{_LAYER}/mlp/wo", f"{_LLAMA_LAYER}.mlp.down_proj"),
+            *_norm(f"{_LAYER}/pre_self_attention_layer_norm", f"{_LLAMA_LAYER}.input_layernorm"),
+            *_norm(f"{_LAYER}/pre_mlp_layer_norm", f"{_LLAMA_LAYER}.post_attention_layernorm"),
+            *_norm("decoder/decoder_norm", "model.norm"),
+            *_linear("decoder/logits_dense", "lm_head"),
+        ),
+        copies=("model.layers.{layer}.self_attn.rotary_emb.inv_freq",),
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """One parameter of one model and its tensor: a row of a table with the layer filled in.
+
+    Attributes:
+      ours: path in our tree of separate layers.
+      theirs: name there.
+      transposed: whether the axes are swapped.
+      shape: of the parameter, in our tree.
+    """
+
+    ours: tuple[str, ...]
+    theirs: str
+    transposed: bool
+    shape: tuple[int, ...]
+
+    @property
+    def their_shape(self) -> tuple[int, ...]:
+        return self.shape[::-1] if self.transposed else self.shape
+
+    def swap(self, value: Any) -> Any:
+        """Our array from theirs, or theirs from ours."""
+        return value.T if self.transposed else value
+
+
+def pairs(config: api.Config, family: str) -> list[Pair]:
+    """Every parameter of a model with its tensor, in the order of the table, layer by layer.
+
+    Args:
+      config: the model; stacked layers are named as separate ones (see `api.unstack_layers`).
+      family: a name of `HUGGING_FACE`.
+
+    Raises:
+      FlanError: an unknown family, or one whose table lacks a parameter of the model.
+    """
+    table = _family(family)
+    shapes = _flat(api.abstract_params(dataclasses.replace(config, scan_layers=False)))
+    found = []
+    for row in table.rows:
+        for layer in itertools.count() if "{layer}" in row.ours else (0,):
+            path = tuple(row.ours.format(layer=layer).split("/"))
+            if path not in shapes:
+                break
+            found.append(Pair(path, row.theirs.format(layer=layer), row.transposed, tuple(shapes[path].shape)))
+    lacking = set(shapes) - {pair.ours for pair in found}
+    if lacking:
+        raise errors.FlanError(
+            f"the names of {family} have none for {_listed('/'.join(path) for path in lacking)}; "
+            "is the model of another family?"
+        )
+    return found
+
+
+def check(config: api.Config, family: str, shapes: Mapping[str, tuple[int, ...]]) -> list[Pair]:
+    """The pairs of a model, if the tensors of a checkpoint are its own.
+
+    Args:
+      config: the model.
+      family: a name of `HUGGING_FACE`.
+      shapes: every tensor of the checkpoint by its name.
+
+    Raises:
+      FlanError: with the list of tensors that are missing, unknown or of another shape.
+    """
+    wanted = pairs(config, family)
+    names = {pair.theirs for pair in wanted}
+    copies = [re.compile(re.escape(name).replace(r"\{layer\}", r"\d+")) for name in _family(family).copies]
+    wrong = [
+        f"{pair.theirs} is {tuple(shapes[pair.theirs])}, expected {pair.their_shape}"
+        for pair in wanted
+        if pair.theirs in shapes and tuple(shapes[pair.theirs]) != pair.their_shape
+    ]
+    problems = {
+        "missing": [pair.theirs for pair in wanted if pair.theirs not in shapes],
+        "unknown": [name for name in shapes if name not in names and not any(copy.fullmatch(name) for copy in copies)],
+        "of another shape": wrong,
+    }
+    if any(problems.values()):
+        told = "; ".join(f"{kind}: {_listed(found)}" for kind, found in problems.items() if found)
+        raise errors.FlanError(f"the checkpoint's tensors are not those of this {family} model; {told}")
+    return wanted
+
+
+def to_ours(config: api.Config, family: str, tensors: Tensors) -> api.Params:
+    """Our parameters, float32 numpy arrays with layers stored one by one, from all tensors of a checkpoint.
+
+    Raises:
+      FlanError: see `check`.
+    """
+    params: dict[str, Any] = {}
+    for pair in check(config, family, {name: tuple(value.shape) for name, value in tensors.items()}):
+        node = params
+        for name in pair.ours[:-1]:
+            node = node.setdefault(name, {})
+        node[pair.ours[-1]] = pair.swap(np.asarray(tensors[pair.theirs], np.float32))
+    return params
+
+
+def to_theirs(config: api.Config, family: str, params: api.Params) -> dict[str, np.ndarray]:
+    """All tensors of a checkpoint but the copies, from our parameters with layers stored one by one."""
+    values = _flat(params)
+    return {pair.theirs: pair.swap(np.asarray(values[pair.ours])) for pair in pairs(config, family)}
+
+
+def _family(name: str) -> Family:
+    if name not in HUGGING_FACE:
+        raise errors.unknown("family of names", name, HUGGING_FACE)
+    return HUGGING_FACE[name]
+
+
+def _flat(tree: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    """A nested dict's leaves by their paths."""
+    if not isinstance(tree, dict):
+        return {path: tree}
+    return {at: leaf for name, child in tree.items() for at, leaf in _flat(child, (*path, name)).items()}
+
+
+def _listed(names: Iterable[str], most: int = 8) -> str:
+    """Names for a message, so many at most."""
+    ordered = sorted(names)
+    more = f", ... ({len(ordered)} in all)" if len(ordered) > most else ""
+    return ", ".join(ordered[:most]) + more
