@@ -38,6 +38,7 @@ def ours(batch: dict[str, np.ndarray]) -> tuple[Callable[[], object], dict[str, 
     import jax
 
     from flan_jax import host_memory
+    from flan_jax.data import vocabulary
     from flan_jax.models import api, presets
     from flan_jax.training import configs, optim, state, step
 
@@ -46,8 +47,8 @@ def ours(batch: dict[str, np.ndarray]) -> tuple[Callable[[], object], dict[str, 
     optimizer = optim.Adafactor(logical_factor_rules=optim.standard_logical_factor_rules())
     model = configs.EncoderDecoderModel(
         configs.Transformer(config),
-        None,
-        None,
+        vocabulary.sentencepiece_vocabulary(),
+        vocabulary.sentencepiece_vocabulary(),
         optimizer,
         z_loss=1e-4,
         loss_normalizing_factor="NUM_REAL_TARGET_TOKENS",

@@ -3,6 +3,7 @@
 Nothing else in the library asks which JAX is installed.
 """
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,8 +25,13 @@ def make_mesh(devices: np.ndarray, axis_names: Sequence[str]) -> jax.sharding.Me
     return jax.sharding.Mesh(devices, tuple(axis_names), axis_types=types)
 
 
-def use_mesh(mesh: jax.sharding.Mesh) -> Any:
-    """Returns a context manager under which `mesh` is in scope; it is part of jit's cache key."""
+def use_mesh(mesh: Any) -> Any:
+    """Returns a context manager under which `mesh` is in scope; it is part of jit's cache key.
+
+    Under an abstract mesh, which has no devices, functions can be traced and not run.
+    """
+    if isinstance(mesh, jax.sharding.AbstractMesh):
+        return jax.sharding.use_abstract_mesh(mesh)
     return jax.set_mesh(mesh)
 
 
@@ -43,3 +49,30 @@ def automatic_mesh_axes() -> dict[str, int]:
         for name, size, kind in zip(mesh.axis_names, mesh.axis_sizes, mesh.axis_types, strict=True)
         if kind == auto
     }
+
+
+def coordination_client() -> Any:
+    """The client of the service through which the processes of a run find each other; None in a run of one process.
+
+    `key_value_set` and `blocking_key_value_get` have no public name in either line.
+    """
+    from jax._src import distributed
+
+    return distributed.global_state.client
+
+
+def detect_tpu(timeout: float) -> tuple[str, int, int] | None:
+    """(address of process 0, processes, this one) of a TPU slice, as its environment or metadata server says; None elsewhere.
+
+    JAX finds this out inside `jax.distributed.initialize` only, which cannot say who is missing.
+    """
+    asked = os.environ.get("JAX_PLATFORMS", "")
+    if asked and "tpu" not in asked.split(","):
+        return None
+    from jax._src import cloud_tpu_init, clusters
+
+    if not cloud_tpu_init.running_in_cloud_tpu_vm:
+        return None
+    found = clusters.ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, int(timeout))
+    address, count, number, _ = found
+    return None if address is None or count is None or number is None else (address, count, number)

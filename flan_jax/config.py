@@ -19,7 +19,7 @@ import hashlib
 import importlib
 import inspect
 import tokenize
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import gin
@@ -73,6 +73,10 @@ __all__ = [
 CONFIGURABLES: dict[str, str] = {
     "train_script.train": "flan_jax.train:train",
     "eval_script.evaluate": "flan_jax.eval:evaluate",
+    "infer_script.infer": "flan_jax.infer:infer",
+    "ablation.Ablation": "flan_jax.ablation.grid:Ablation",
+    "ablation.Grid": "flan_jax.ablation.grid:Grid",
+    "decoding.Settings": "flan_jax.inference.settings:Settings",
     "utils.DatasetConfig": "flan_jax.training.configs:DatasetConfig",
     "utils.CheckpointConfig": "flan_jax.training.configs:CheckpointConfig",
     "utils.SaveCheckpointConfig": "flan_jax.training.configs:SaveCheckpointConfig",
@@ -80,11 +84,20 @@ CONFIGURABLES: dict[str, str] = {
     "utils.create_learning_rate_scheduler": "flan_jax.training.optim:create_learning_rate_scheduler",
     "trainer.Trainer": "flan_jax.training.configs:Trainer",
     "partitioning.PjitPartitioner": "flan_jax.training.configs:Partitioner",
+    "partitioning.standard_logical_axis_rules": "flan_jax.sharding:standard_logical_axis_rules",
+    "adapters.LoRA": "flan_jax.training.adapters:LoRA",
+    "adapters.PromptTuning": "flan_jax.training.adapters:PromptTuning",
     "adafactor.Adafactor": "flan_jax.training.optim:Adafactor",
     "adafactor.standard_logical_factor_rules": "flan_jax.training.optim:standard_logical_factor_rules",
+    "optimizers.adamw": "flan_jax.training.optim:adamw",
     "models.EncoderDecoderModel": "flan_jax.training.configs:EncoderDecoderModel",
+    "models.DecoderOnlyModel": "flan_jax.training.configs:DecoderOnlyModel",
     "network.T5Config": "flan_jax.models.presets:t5_config",
     "network.Transformer": "flan_jax.training.configs:Transformer",
+    "network.TransformerConfig": "flan_jax.models.presets:decoder_only_config",
+    "network.DecoderWrapper": "flan_jax.training.configs:DecoderWrapper",
+    "seqio.PrefixLMFeatureConverter": "flan_jax.data.features:PrefixLM",
+    "seqio.LMFeatureConverter": "flan_jax.data.features:LM",
     "seqio.SentencePieceVocabulary": "flan_jax.data.vocabulary:sentencepiece_vocabulary",
 }
 
@@ -235,6 +248,9 @@ def config_str(parsed: ParsedConfig | None = None) -> str:
         elif setting.param:
             selector = _complete(setting.selector)
             bound.setdefault((selector, setting.scope), {})[setting.param] = setting.value
+    # Macros that only dropped lines of t5x read would be unused when the text is read again.
+    for name in _mentioned(parsed.t5x) - _mentioned(parsed.settings):
+        macros.pop(name, None)
     values = [*macros.values(), *(value for params in bound.values() for value in params.values())]
     referred = {_complete(leaf.selector) for leaf in leaves(values) if isinstance(leaf, Reference)}
     for selector in referred | {selector for selector, _ in bound}:
@@ -257,6 +273,11 @@ def config_hash(text: str) -> str:
     """Returns 16 hexadecimal digits of the SHA-256 of a configuration text without its comment and blank lines."""
     lines = [line.rstrip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def _mentioned(settings: Iterable[Setting]) -> set[str]:
+    """The macros and constants that settings refer to."""
+    return {leaf.name for setting in settings for leaf in leaves(setting.value) if isinstance(leaf, Macro)}
 
 
 def _complete(selector: str) -> str:

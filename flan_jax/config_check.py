@@ -12,7 +12,7 @@ from typing import Any
 import gin
 from gin import config as gin_config
 
-from flan_jax import config, config_types, errors
+from flan_jax import config, config_types, errors, t5x_lines
 
 Scope = tuple[str, ...]
 
@@ -205,6 +205,7 @@ def check(
     view = ResolvedView(parsed, root_selector)
     problems = [
         *_unknown_names(parsed),
+        *_t5x_lines(parsed, view),
         *_macros(parsed, view, known_macros),
         *_types(view),
         *_required(view),
@@ -256,12 +257,22 @@ def _unknown_names(parsed: config.ParsedConfig) -> Iterator[Problem]:
                     yield Problem(f"{setting.key} = {leaf!r}: {error}", setting.location)
 
 
+def _t5x_lines(parsed: config.ParsedConfig, view: ResolvedView) -> Iterator[Problem]:
+    """Lines of t5x's that ask for what cannot be set here; the last of a name counts."""
+    last = {(setting.scope, setting.selector, setting.param): setting for setting in parsed.t5x}
+    for setting in last.values():
+        value = view.resolve(setting.value)
+        message = None if value is UNSET else t5x_lines.problem(setting.selector, setting.param, value)
+        if message:
+            yield Problem(message, view._last(setting).location)
+
+
 def _macros(parsed: config.ParsedConfig, view: ResolvedView, known_macros: Collection[str]) -> Iterator[Problem]:
     """Macros that are set and not referenced, referenced and not set, or defined by each other."""
     # A reference in an overridden setting counts: the name is then right, whatever became of the setting.
     mentioned = {
         leaf.name
-        for setting in parsed.settings
+        for setting in (*parsed.settings, *parsed.t5x)
         for leaf in config.leaves(setting.value)
         if isinstance(leaf, config.Macro)
     }

@@ -16,12 +16,13 @@ from typing import Any
 
 from gin import config_parser
 
-from flan_jax import errors, shipped
+from flan_jax import errors, shipped, t5x_lines
 
 # Files written for t5x import these to make names visible; here the names are in the table, so the lines are dropped.
 _DROPPED_IMPORTS = ("__gin__", "__main__", "t5x", "t5", "seqio", "optax")
 # Where t5x keeps the files that its users include -> where ours are, under the shipped gin directory.
 _T5X_FOLDERS = {
+    "t5x/configs/runs/pretrain.gin": "runs/train.gin",
     "t5x/configs/runs/": "runs/",
     "t5x/examples/t5/t5_1_1/": "models/t5_1_1/",
     "t5x/examples/scalable_t5/t5_1_1/": "models/t5_1_1/",
@@ -91,10 +92,19 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True)
 class ParsedConfig:
-    """Every setting in order (a later one of the same name overrides), and the user modules that were imported."""
+    """Every setting in order (a later one of the same name overrides), and the user modules that were imported.
+
+    `t5x` are lines for which there is nothing to set here (`t5x_lines`); the check says what is wrong with them.
+    """
 
     settings: tuple[Setting, ...]
     imports: tuple[str, ...] = ()
+    t5x: tuple[Setting, ...] = ()
+
+    def with_settings_of(self, other: "ParsedConfig") -> "ParsedConfig":
+        """These settings, and the other's behind them."""
+        imports = tuple(dict.fromkeys((*self.imports, *other.imports)))
+        return ParsedConfig((*self.settings, *other.settings), imports, (*self.t5x, *other.t5x))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +200,10 @@ def parse(
         reader.read_binding(binding)
     if reader.problems:
         raise errors.FlanError("\n".join(reader.problems))
-    return ParsedConfig(tuple(reader.settings), tuple(dict.fromkeys(reader.imports)))
+    own, t5x = [], []
+    for setting in reader.settings:
+        (t5x if t5x_lines.is_one(setting.selector, setting.param) else own).append(setting)
+    return ParsedConfig(tuple(own), tuple(dict.fromkeys(reader.imports)), tuple(t5x))
 
 
 def map_leaves(fn: Callable[[Any], Any], value: Any) -> Any:

@@ -1,7 +1,8 @@
 """Whether a gin value fits the annotation of the parameter it is bound to.
 
-Only clear contradictions count: what cannot be judged without calling anything (protocols, type variables, names that
-cannot be resolved, a reference whose return type is not annotated) is accepted.
+Only clear contradictions count: what cannot be judged without calling anything (type variables, names that cannot be
+resolved, a reference whose return type is not annotated) is accepted. Of a protocol only its methods are looked for, since
+attributes may be set when an object is made.
 """
 
 import ast
@@ -67,10 +68,12 @@ def _fits(value: Any, annotation: Any, unset: Any) -> bool:
     if type(annotation).__name__ == "TypeAliasType":  # `type X = ...`, from Python 3.12 on
         return _fits(value, annotation.__value__, unset)
     base = dict if typing.is_typeddict(annotation) else origin or annotation
-    if not isinstance(base, type) or getattr(base, "_is_protocol", False):
+    if not isinstance(base, type):
         return True
     if isinstance(value, config.Reference):
-        return _reference_fits(value, base)
+        return _reference_fits(value, annotation, base, args)
+    if _is_protocol(base):
+        return _has_methods(type(value), base)
     return _literal_fits(value, base, args, unset)
 
 
@@ -98,7 +101,7 @@ def _literal_fits(value: Any, base: type, args: tuple[Any, ...], unset: Any) -> 
     return isinstance(value, base)
 
 
-def _reference_fits(reference: config.Reference, base: type) -> bool:
+def _reference_fits(reference: config.Reference, annotation: Any, base: type, args: tuple[Any, ...]) -> bool:
     try:
         configurable = config.find(reference.selector)
     except errors.FlanError:
@@ -106,29 +109,57 @@ def _reference_fits(reference: config.Reference, base: type) -> bool:
     if configurable is None:
         return True
     target = configurable.wrapped
-    if not reference.call:
-        if base is collections.abc.Callable:
-            return True
-        # A function may stand where a class is called, so type[X] is judged for classes alone.
-        return base is type or isinstance(target, base)
-    return _returned_fits(return_type(target), base)
+    if reference.call:
+        return _returned_fits(return_type(target), annotation)
+    # A function may stand where a class is called, if it gives what the class would.
+    if base is type:
+        return not args or _returned_fits(return_type(target), args[0])
+    if base is collections.abc.Callable:
+        return not args or _returned_fits(return_type(target), args[-1])
+    return _has_methods(type(target), base) if _is_protocol(base) else isinstance(target, base)
 
 
-def _returned_fits(returned: Any, base: type) -> bool:
-    origin, args = typing.get_origin(returned), typing.get_args(returned)
-    if origin in (typing.Union, types.UnionType):
-        return any(_returned_fits(option, base) for option in args)
-    if returned is None:
-        returned = type(None)
-    returned = origin or returned
-    # typing.Any is itself a class from Python 3.11 on
-    if not isinstance(returned, type) or returned in (Any, object) or getattr(returned, "_is_protocol", False):
+def _returned_fits(returned: Any, annotation: Any) -> bool:
+    """Whether what is annotated as `returned` may stand where `annotation` is expected."""
+    if annotation in (Any, object):
         return True
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return any(_returned_fits(returned, option) for option in args)
+    if origin is typing.Annotated:
+        return _returned_fits(returned, args[0])
+    base = type(None) if annotation is None else dict if typing.is_typeddict(annotation) else origin or annotation
+    if typing.get_origin(returned) in (typing.Union, types.UnionType):
+        return any(_returned_fits(option, annotation) for option in typing.get_args(returned))
+    returned = type(None) if returned is None else typing.get_origin(returned) or returned
+    # typing.Any is itself a class from Python 3.11 on
+    if not isinstance(base, type) or not isinstance(returned, type) or returned in (Any, object):
+        return True
+    if _is_protocol(returned):
+        return True
+    if _is_protocol(base):
+        return _has_methods(returned, base)
     if returned is collections.abc.Callable:
         return base is collections.abc.Callable or _instances_callable(base)
     if base is collections.abc.Callable:
         return _instances_callable(returned)
     return issubclass(returned, base) or (returned is int and base is float)
+
+
+def _is_protocol(cls: Any) -> bool:
+    return getattr(cls, "_is_protocol", False)
+
+
+def _has_methods(cls: type, protocol: type) -> bool:
+    """Whether a class has every method of a protocol, whatever its arguments."""
+    asked = {
+        name
+        for parent in protocol.__mro__
+        if _is_protocol(parent)
+        for name, value in vars(parent).items()
+        if inspect.isfunction(value) and (name == "__call__" or not name.startswith("_"))
+    }
+    return all(any(name in parent.__dict__ for parent in cls.__mro__) for name in asked)
 
 
 def _instances_callable(cls: type) -> bool:
@@ -149,10 +180,14 @@ def show(value: Any) -> str:
 
 
 def hint(value: Any, annotation: Any) -> str:
-    """What would have been right, where the mistake is a common one: quotes, a missing `()`, a float step count."""
-    if isinstance(value, config.Reference) and not value.call:
-        called = config.Reference(value.scoped_selector, True)
-        return f"; write {called!r} to call it" if _fits(called, annotation, None) else ""
+    """What would have been right, where the mistake is a common one: quotes, `()`, a float step count, a misspelt word."""
+    if isinstance(value, config.Reference):
+        other = config.Reference(value.scoped_selector, not value.call)
+        if not _fits(other, annotation, object()):
+            return ""
+        return f"; write {other!r} to call it" if other.call else f"; write {other!r}, which is called later"
+    if isinstance(value, str) and (words := _words(annotation)):
+        return errors.nearest(value, words)
     candidates: list[Any] = []
     if isinstance(value, str):
         try:
@@ -171,6 +206,13 @@ def hint(value: Any, annotation: Any) -> str:
         if candidate is not value and _fits(candidate, annotation, object()):
             return f"; write {candidate!r}"
     return ""
+
+
+def _words(annotation: Any) -> list[str]:
+    """The strings of the literals that an annotation admits."""
+    if typing.get_origin(annotation) is typing.Literal:
+        return [word for word in typing.get_args(annotation) if isinstance(word, str)]
+    return [word for option in typing.get_args(annotation) for word in _words(option)]
 
 
 def _hints(target: Callable[..., Any]) -> Mapping[str, Any]:

@@ -1,6 +1,7 @@
 """Training: `python -m flan_jax.train --gin_file=...`, which is `flan train`. Read `train` from top to bottom."""
 
 import contextlib
+import dataclasses
 import functools
 import logging
 import os
@@ -12,22 +13,31 @@ from typing import Any
 import jax
 
 from flan_jax import config as config_lib
-from flan_jax import errors, launch, sharding
+from flan_jax import distributed, errors, hosts, launch, observing, preemption, sharding
 from flan_jax import eval as eval_lib
-from flan_jax.checkpoint import manager
-from flan_jax.data import loader, mixtures, sources, vocabulary
+from flan_jax.checkpoint import adapted, manager
+from flan_jax.data import cache_read, loader, loader_processes, row_request
 from flan_jax.models import api
-from flan_jax.training import configs, loop, metrics, state, step
+from flan_jax.training import (
+    adapters,
+    configs,
+    figures,
+    loop,
+    metrics,
+    program,
+    state,
+    step,
+)
 
 logger = logging.getLogger(__name__)
 
 
 def train(
-    model: configs.EncoderDecoderModel,
+    model: configs.Model,
     train_dataset_cfg: configs.DatasetConfig,
     checkpoint_cfg: configs.CheckpointConfig,
     partitioner: configs.Partitioner,
-    trainer_cls: Any,
+    trainer_cls: Callable[[], configs.Trainer],
     model_dir: str,
     total_steps: int,
     random_seed: int | None = None,
@@ -39,6 +49,10 @@ def train(
     relative_steps: int | None = None,
     use_hardware_rng: bool = False,
     run_eval_before_training: bool = False,
+    adapter: adapters.Adapter | None = None,
+    loss_by_task: bool = True,
+    profile_steps: str | None = None,
+    step_limit: float = 900.0,
 ) -> None:
     """Trains a model; what gin binds as `train_script.train`.
 
@@ -59,6 +73,11 @@ def train(
       relative_steps: train so many steps from the restored one; overrides `total_steps`.
       use_hardware_rng: dropout from the accelerator's own generator: faster, and other numbers.
       run_eval_before_training: also evaluate the first state.
+      adapter: `@adapters.LoRA()` or `@adapters.PromptTuning()`: trains this alone, on the frozen parameters of
+        `checkpoint_cfg.restore`; steps count from 0.
+      loss_by_task: also report the loss of each task and cluster, summed inside the step.
+      profile_steps: `FROM:TO` (`--profile_steps`): write a profiler trace of these steps to MODEL_DIR/train.
+      step_limit: seconds after which a step that is not followed by another has the stacks of all threads printed; 0 never.
 
     Raises:
       FlanError: for anything in the configuration or the data that the user can mend.
@@ -68,22 +87,22 @@ def train(
     model_dir = os.path.abspath(os.path.expanduser(model_dir)) if "://" not in model_dir else model_dir
 
     # --- What to train: model, optimizer, mesh ---
-    trainer: configs.Trainer = trainer_cls()
     mesh = partitioner.mesh()
-    optimizer = model.optimizer_def.with_axes(api.logical_axes(model.config))
-    shapes = state.abstract(model.config, optimizer)
-    places = state.shardings(model.config, optimizer, mesh, partitioner.rules)
+    optimizer = model.optimizer_def.with_axes(state.trained_axes(model.config, adapter))
+    shapes = state.abstract(model.config, optimizer, adapter)
+    places = state.shardings(model.config, optimizer, mesh, partitioner.rules, adapter)
+    tuning = adapted.open_base(adapter, model.config, checkpoint_cfg.restore, mesh, partitioner.rules)
 
     # --- What to train on ---
     train_loader = open_loader(train_dataset_cfg, model, seed)
+    distributed.compare("data", train_loader.identity)
+    watch = observing.Observer(train_loader, loss_by_task, profile_steps, step_limit)
 
     save_cfg = checkpoint_cfg.save or configs.SaveCheckpointConfig()
     with contextlib.ExitStack() as opened:
         # --- Where to start from ---
-        checkpoints = opened.enter_context(
-            manager.CheckpointManager(model_dir, keep=save_cfg.keep, period=save_cfg.period)
-        )
-        first, position = initial_state(model, optimizer, shapes, places, checkpoint_cfg, checkpoints, seed)
+        checkpoints = opened.enter_context(_checkpoints(model_dir, save_cfg, tuning))
+        first, position = initial_state(model, optimizer, shapes, places, checkpoint_cfg, checkpoints, seed, tuning)
         if position is not None:
             train_loader.restore(position)
         start = int(first.step)
@@ -95,71 +114,100 @@ def train(
         write_run_files(model_dir, model, shapes.params, places.params)
 
         # --- The step, compiled ---
-        put = functools.partial(to_global, sharding.batch_sharding(mesh))
-        impl = "rbg" if use_hardware_rng else None
-        key = jax.device_put(jax.random.key(seed, impl=impl), sharding.replicated(mesh))
-        opened.enter_context(sharding.use(mesh))
-        compiled, seconds = compile_step(model, optimizer, trainer, places, shapes, mesh, key, train_dataset_cfg)
+        put = functools.partial(to_global, sharding.batch_sharding(mesh, partitioner.rules))
+        key = _random_key(seed, use_hardware_rng, mesh)
+        opened.enter_context(sharding.use(mesh, partitioner.rules))
+        trainer, rules = trainer_cls(), partitioner.rules
+        compiled, seconds = compile_step(
+            model, optimizer, trainer, places, shapes, mesh, key, train_dataset_cfg, tuning, rules, watch.tasks
+        )
         ready = time.monotonic() - started - seconds
         write = _writer(os.path.join(model_dir, "train"), start, opened)
         write(start, {"timing/compilation_seconds": seconds, "timing/init_or_restore_seconds": ready})
-        held_back = _held_back_loss(model, mesh, model_dir, train_eval_dataset_cfg, eval_steps, seed, start, opened)
-        evaluate = functools.partial(_evaluate, held_back, model, mesh, model_dir, infer_eval_dataset_cfg)
-        if run_eval_before_training:
-            evaluate(start, first)
+        held_back = _held_back_loss(
+            model, mesh, model_dir, train_eval_dataset_cfg, eval_steps, seed, start, opened, loss_by_task
+        )
+        evaluate = functools.partial(_evaluate, held_back, model, mesh, model_dir, infer_eval_dataset_cfg, tuning)
+        evaluated = figures.seconds_of(evaluate, start, first) if run_eval_before_training else 0.0
 
         # --- The steps ---
-        batches = opened.enter_context(contextlib.closing(loader.prefetch(iter(train_loader))))
-        schedule = loop.Schedule(
-            start=start,
-            total=total,
-            stats_period=stats_period or min(100, eval_period or 100),
-            eval_period=eval_period,
-            save_period=save_cfg.period,
-        )
-        hooks = loop.Hooks(
-            stats=write,
-            evaluate=evaluate,
-            save=lambda at, now, data: checkpoints.save(at, now.checkpoint_tree(), data, force=True),
-        )
-        loop.run(compiled, first, batches, put, key, schedule, hooks)
-    logger.info("trained to step %d in %.0f s: %s", total, time.monotonic() - started, model_dir)
+        preemption.defer()
+        lines = stats_period or min(100, eval_period or 100)
+        schedule = loop.Schedule(start, total, stats_period=lines, eval_period=eval_period, save_period=save_cfg.period)
+        save = functools.partial(_save, checkpoints, train_loader)
+        hooks = loop.Hooks(write, evaluate, save, stopping=preemption.requested, counts=watch.guard(trainer).counts)
+        before = {"compile": seconds, "evaluate": evaluated, "start": time.monotonic() - started - seconds - evaluated}
+        about = observing.run_figures(model, train_dataset_cfg, tuning, before)
+        last = watch.run(compiled, first, put, key, schedule, hooks, about, os.path.join(model_dir, "train"))
+    logger.info("trained to step %d in %.0f s: %s", int(last.step), time.monotonic() - started, model_dir)
 
 
-def open_loader(cfg: configs.DatasetConfig, model: configs.EncoderDecoderModel, seed: int) -> loader.TrainLoader:
+def open_loader(
+    cfg: configs.DatasetConfig, model: configs.Model, seed: int
+) -> loader.TrainLoader | cache_read.CachedLoader:
     """Opens the endless, packed stream of a dataset configuration, this host's part of it."""
-    catalogue = mixtures.Catalogue.from_modules(cfg.module)
-    lengths = dict(cfg.task_feature_lengths)
-    chosen = seed if cfg.seed is None else cfg.seed
-    mixture = catalogue.open(
+    # A language model's tasks may have no inputs ({'targets': 2048}); of inputs that a task has, only their end is read.
+    lengths = {"inputs": 1, **cfg.task_feature_lengths}
+    api.check_length(model.config, max(model.feature_converter.capacity(lengths)))
+    if cfg.packed_cache:
+        return cache_read.open_loader(
+            cfg.packed_cache,
+            mixture=cfg.mixture_or_task_name,
+            split=cfg.split,
+            lengths=cfg.task_feature_lengths,
+            pack=cfg.pack,
+            converter=model.feature_converter,
+            vocabulary=model.input_vocabulary,
+            batch_size=cfg.batch_size,
+            seed=seed if cfg.seed is None else cfg.seed,
+            shuffle=cfg.shuffle,
+            host=jax.process_index(),
+            hosts=jax.process_count(),
+        )
+    request = row_request.Request(
         cfg.mixture_or_task_name,
-        data_dir=sources.resolve_data_dir(cfg.data_dir),
+        module=cfg.module if cfg.module is None or isinstance(cfg.module, str) else tuple(cfg.module),
+        data_dir=cfg.data_dir,
+        vocabulary=model.input_vocabulary,
+        inputs=lengths["inputs"],
+        targets=lengths["targets"],
         split=cfg.split,
-        tokenizer=vocabulary.Tokenizer(model.input_vocabulary),
-        lengths=lengths,
-        seed=chosen,
-        missing=cfg.missing,
+        seed=seed if cfg.seed is None else cfg.seed,
         shuffle=cfg.shuffle,
+        pack=cfg.pack,
+        missing=cfg.missing,
+        converter=model.feature_converter,
+        threads=1 if cfg.data_processes else 2,
     )
     return loader.TrainLoader(
-        mixture,
-        lengths=lengths,
+        request.open(),
+        lengths=request.lengths,
         batch_size=cfg.batch_size,
-        seed=chosen,
-        pack=cfg.pack,
+        seed=request.seed,
+        pack=request.pack,
+        converter=request.converter,
         host=jax.process_index(),
         hosts=jax.process_count(),
+        source=loader_processes.Processes(request, cfg.data_processes) if cfg.data_processes else None,
     )
+
+
+def _checkpoints(
+    model_dir: str, cfg: configs.SaveCheckpointConfig, tuning: adapters.Tuning | None
+) -> manager.CheckpointManager:
+    notes = None if tuning is None else tuning.record
+    return manager.CheckpointManager(model_dir, keep=cfg.keep, period=cfg.period, notes=notes)
 
 
 def initial_state(
-    model: configs.EncoderDecoderModel,
+    model: configs.Model,
     optimizer: Any,
     shapes: state.TrainState,
     places: state.TrainState,
     checkpoint_cfg: configs.CheckpointConfig,
     checkpoints: manager.CheckpointManager,
     seed: int,
+    tuning: adapters.Tuning | None = None,
 ) -> tuple[state.TrainState, Any]:
     """Restores or creates the first state, in the order that `manager.resolve_restore` states.
 
@@ -173,6 +221,7 @@ def initial_state(
         restore.mode if restore else "latest",
         fallback_to_scratch=restore is None or restore.fallback_to_scratch,
     )
+    adapted.check(decision, tuning)
     placed = jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes, places
     )
@@ -181,6 +230,10 @@ def initial_state(
         logger.info("continuing %s from step %d", checkpoints.directory, int(tree["state"]["step"]))
         return state.TrainState.from_checkpoint_tree(tree), position
     create = functools.partial(state.create, model.config, optimizer)
+    if tuning is not None:
+        logger.info("adapting %s", tuning.record["base"]["path"])
+        make = jax.jit(lambda rng, base: create(rng, tuning.adapter, base), out_shardings=places)
+        return make(jax.random.key(seed), tuning.base), None
     if decision.path is not None and restore is not None:
         logger.info("starting from %s", decision.path)
         if not restore.params_only:
@@ -194,7 +247,7 @@ def initial_state(
     return jax.jit(create, out_shardings=places)(jax.random.key(seed)), None
 
 
-def write_run_files(model_dir: str, model: configs.EncoderDecoderModel, params: Any, places: Any) -> None:
+def write_run_files(model_dir: str, model: configs.Model, params: Any, places: Any) -> None:
     """Writes `config.gin` (the whole configuration, defaults included) and `model-info.txt` (every parameter)."""
     if jax.process_index() != 0:
         return
@@ -206,7 +259,7 @@ def write_run_files(model_dir: str, model: configs.EncoderDecoderModel, params: 
         f"{jax.tree_util.keystr(path, simple=True, separator='/'):70} {leaf.size:>14,} {leaf.shape!s:24} {where.spec}"
         for (path, leaf), where in zip(flat, jax.tree.leaves(places), strict=True)
     ]
-    lines.append(f"total parameters: {api.num_params(model.config):,}")
+    lines.append(f"total parameters: {sum(leaf.size for _, leaf in flat):,}")
     with open(os.path.join(model_dir, "model-info.txt"), "w", encoding="utf-8") as file:
         file.write("\n".join(lines) + "\n")
 
@@ -216,7 +269,7 @@ def to_global(where: Any, features: Mapping[str, Any]) -> dict[str, jax.Array]:
 
 
 def compile_step(
-    model: configs.EncoderDecoderModel,
+    model: configs.Model,
     optimizer: Any,
     trainer: configs.Trainer,
     places: state.TrainState,
@@ -224,42 +277,69 @@ def compile_step(
     mesh: Any,
     key: jax.Array,
     cfg: configs.DatasetConfig,
+    tuning: adapters.Tuning | None = None,
+    rules: sharding.Rules = sharding.STANDARD_RULES,
+    tasks: int = 0,
 ) -> tuple[Any, float]:
     """Compiles the update for the shapes of the run; returns it and the seconds that took."""
     began = time.monotonic()
-    where = sharding.batch_sharding(mesh)
-    update = step.make_train_step(model, optimizer, trainer.learning_rate_fn, trainer.num_microbatches)
-    jitted = jax.jit(
-        update,
-        in_shardings=(places, where, sharding.replicated(mesh)),
-        out_shardings=(places, sharding.replicated(mesh)),
-        donate_argnums=0,
+    adapter, frozen = (tuning.adapter, (tuning.base,)) if tuning else (None, ())
+    lengths = loader.feature_lengths(dict(cfg.task_feature_lengths), cfg.pack, model.feature_converter)
+    if tasks:
+        lengths["decoder_task_ids"] = lengths["decoder_target_tokens"]
+    lowered = program.lower(
+        model,
+        optimizer,
+        trainer,
+        places,
+        shapes,
+        mesh,
+        key,
+        cfg.batch_size,
+        lengths,
+        rules=rules,
+        adapter=adapter,
+        frozen=frozen[0] if frozen else None,
+        tasks=tasks,
     )
-    batch = {
-        name: jax.ShapeDtypeStruct((cfg.batch_size, length), "int32", sharding=where)
-        for name, length in loader.feature_lengths(dict(cfg.task_feature_lengths), cfg.pack).items()
-    }
-    placed = jax.tree.map(lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), shapes, places)
-    compiled = jitted.lower(placed, batch, key).compile()
+    compiled = lowered.compile()
     seconds = time.monotonic() - began
     logger.info("compiled the training step in %.1f s", seconds)
-    return compiled, seconds
+    return (lambda now, rows, at: compiled(now, rows, at, *frozen)) if frozen else compiled, seconds
+
+
+def _random_key(seed: int, hardware: bool, mesh: Any) -> jax.Array:
+    """The run's key, made by every process on its own devices: `device_put` reaches no others."""
+    make = functools.partial(jax.random.key, seed, impl="rbg" if hardware else None)
+    return jax.jit(make, out_shardings=sharding.replicated(mesh))()
+
+
+def _save(checkpoints: manager.CheckpointManager, of: Any, at: int, now: state.TrainState, position: Any) -> None:
+    """Saves the state, and the data position of all hosts."""
+    checkpoints.save(at, now.checkpoint_tree(), of.merge(hosts.gather(position)), force=True)
 
 
 def _evaluate(
     held_back_loss: Callable[[int, state.TrainState], None],
-    model: configs.EncoderDecoderModel,
+    model: configs.Model,
     mesh: Any,
     model_dir: str,
     cfg: configs.DatasetConfig | None,
+    tuning: adapters.Tuning | None,
     at: int,
     now: state.TrainState,
 ) -> None:
     """What runs at every evaluation: the loss on held-back rows, and answering tasks."""
+    if tuning is not None:
+        now = dataclasses.replace(now, params=tuning.effective(now.params))
     held_back_loss(at, now)
     if cfg is not None:
         folder = os.path.join(model_dir, "inference_eval")
-        eval_lib.evaluate_params(model, now.params, cfg, folder, step=at, mesh=mesh)
+        found = eval_lib.evaluate_params(model, now.params, cfg, folder, step=at, mesh=mesh)
+        for task in found["tasks"]:
+            with contextlib.ExitStack() as opened:  # there may be hundreds of tasks, so their files are not held open
+                write = _writer(os.path.join(folder, task["task"]), at, opened)
+                write(at, {f"eval/{name}": value for name, value in task["values"].items()})
 
 
 def _writer(directory: str, start: int, opened: contextlib.ExitStack) -> Callable[[int, Mapping[str, float]], None]:
@@ -269,7 +349,7 @@ def _writer(directory: str, start: int, opened: contextlib.ExitStack) -> Callabl
 
 
 def _held_back_loss(
-    model: configs.EncoderDecoderModel,
+    model: configs.Model,
     mesh: Any,
     model_dir: str,
     cfg: configs.DatasetConfig | None,
@@ -277,20 +357,23 @@ def _held_back_loss(
     seed: int,
     start: int,
     opened: contextlib.ExitStack,
+    loss_by_task: bool = True,
 ) -> Callable[[int, state.TrainState], None]:
     """Builds (step, state) -> None that writes the loss on the first `batches` batches of `cfg`, the same every time."""
     if cfg is None or not batches:
         return lambda at, now: None
     where = sharding.batch_sharding(mesh)
-    eval_step = jax.jit(step.make_eval_step(model))
-    stream = iter(open_loader(cfg, model, seed))
+    watch = observing.Observer(open_loader(cfg, model, seed), loss_by_task)
+    eval_step = jax.jit(step.make_eval_step(model, watch.tasks))
+    stream = watch.batches()
     held = [next(stream).features for _ in range(batches)]  # they are few, so they are kept
     write = _writer(os.path.join(model_dir, "training_eval", cfg.mixture_or_task_name), start, opened)
 
     def evaluate(at: int, now: state.TrainState) -> None:
-        sums = metrics.Accumulator()
-        for features in held:
-            sums.add(jax.device_get(eval_step(now.params, to_global(where, features))))
+        sums = watch.sums()
+        for batch in held:
+            preemption.check()
+            sums.add(jax.device_get(eval_step(now.params, to_global(where, batch))))
         tags = sums.take()
         write(at, tags)
         logger.info("step %d: held-back loss %.4f a target token", at, tags["loss_per_target_token"])
@@ -301,7 +384,8 @@ def _held_back_loss(
 def main(argv: list[str] | None = None) -> int:
     """Entry point of `python -m flan_jax.train` and `flan train`."""
     about = "Trains a model, or continues the run in MODEL_DIR."
-    return launch.run("train_script.train", "flan train", about, sys.argv[1:] if argv is None else argv)
+    with preemption.handled():
+        return launch.run("train_script.train", "flan train", about, sys.argv[1:] if argv is None else argv)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,13 @@ PAGE = ROOT / "docs" / "DATASETS.md"
 BEGIN, END = "<!-- table: python scripts/dataset_table.py -->\n", "<!-- end of table -->\n"
 SPLITS = ("train", "validation", "test")
 COLUMNS = ("name", "paper", "TFDS", "; ".join(SPLITS), "train rows", "metric", "answers", "by hand")
-COLLECTIONS = {"flan2021": "FLAN 2021", "extra": "Outside the 62", "cot": "Chain of thought"}
+COLLECTIONS = {
+    "flan2021": "FLAN 2021",
+    "extra": "Outside the 62",
+    "cot": "Chain of thought",
+    "muffin": "Flan 2022: Muffin",
+    "dialog": "Flan 2022: dialogue",
+}
 
 
 def paper_names() -> dict[str, str]:
@@ -60,7 +66,7 @@ def _row(dataset: spec.DatasetSpec, paper_name: str, by_hand: bool) -> list[str]
         "; ".join(splits),
         f"{dataset.train_rows:,}",
         ", ".join(dataset.metrics),
-        "options" if shown else "rationale" if dataset.rationale else "free text",
+        "rationale" if dataset.rationale else "options" if shown else "free text",
         "yes" if by_hand else "",
     ]
 

@@ -2,17 +2,22 @@
 
 from flan_jax.tasks import (
     closed_book_qa,
+    collections,
     commonsense,
     coreference,
     cot,
     misc,
+    muffin,
+    niv2,
     nli,
     paraphrase,
+    pretraining,
     reading_comprehension,
     reading_comprehension_with_commonsense,
     sentiment,
     structure_to_text,
     summarization,
+    t0_sf,
     translation,
 )
 
@@ -30,4 +35,13 @@ SPECS = (
     *translation.SPECS,
     *summarization.SPECS,
     *cot.SPECS,
+    *muffin.SPECS,
 )
+COLLECTIONS = (
+    *muffin.COLLECTIONS,
+    *t0_sf.COLLECTIONS,
+    *niv2.COLLECTIONS,
+    *pretraining.COLLECTIONS,
+    *collections.COLLECTIONS,
+)
+BLENDS = collections.BLENDS

@@ -7,6 +7,7 @@ Figure 3 lists nine pairs, with ParaCrawl EN/DE and EN/FR and without WMT-14 EN/
 these eight, which are followed here.
 """
 
+import dataclasses
 import functools
 
 from flan_jax.data import spec
@@ -34,6 +35,25 @@ def _from_english(row: spec.Row, *, code: str) -> spec.Example | None:
         return None
     fields = {"source": english, "source_language": "English", "target_language": _LANGUAGES[code]}
     return spec.Example(fields=fields, answer=other)
+
+
+def _to_english(row: spec.Row, *, code: str) -> spec.Example | None:
+    """The way back, which FLAN 2021 evaluates as a dataset of its own."""
+    there = _from_english(row, code=code)
+    if there is None:
+        return None
+    fields = {
+        "source": there.answer,
+        "source_language": there.fields["target_language"],
+        "target_language": there.fields["source_language"],
+    }
+    return spec.Example(fields=fields, answer=there.fields["source"])
+
+
+def _back(name: str, there: spec.DatasetSpec, code: str) -> spec.DatasetSpec:
+    """The same rows asked the other way round: for evaluation, and so in no mixture that is trained on."""
+    example = functools.partial(_to_english, code=code)
+    return dataclasses.replace(there, name=name, example=example, collection="extra")
 
 
 def _wmt16(code: str, train_rows: int) -> spec.DatasetSpec:
@@ -81,4 +101,11 @@ SPECS: tuple[spec.DatasetSpec, ...] = (
         train_rows=40_836_715,
         templates="wmt16_translate",
     ),
+)
+
+_PAIRS = {dataset.name: dataset for dataset in SPECS}
+SPECS += (
+    _back("wmt14_fren", _PAIRS["wmt14_enfr"], "fr"),
+    _back("wmt16_translate_de_to_en", _PAIRS["wmt16_translate_deen"], "de"),
+    _back("wmt16_translate_ro_to_en", _PAIRS["wmt16_translate_roen"], "ro"),
 )

@@ -12,9 +12,12 @@ os.environ["XLA_FLAGS"] = (
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.pop("TFDS_DATA_DIR", None)
 
+import hypothesis
 import jax
 import pytest
 
+hypothesis.settings.register_profile("no deadline", deadline=None)  # timing never fails a test
+hypothesis.settings.load_profile("no deadline")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 SHARED = pathlib.Path(__file__).resolve().parent.parent.parent / "shared"
@@ -35,3 +38,31 @@ def shared_dir() -> pathlib.Path:
     if not SHARED.is_dir():
         pytest.skip("no ../shared beside this checkout")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """MODEL_DIR of a tiny T5 with random parameters, as `flan train` leaves it: config.gin, checkpoint_3 and checkpoint_7."""
+    import jax.numpy as jnp
+
+    from flan_jax import config
+    from flan_jax.checkpoint import manager
+    from flan_jax.inference import saved
+    from flan_jax.models import api
+
+    folder = tmp_path_factory.mktemp("run") / "demo"
+    folder.mkdir()
+    sizes = {"num_encoder_layers": 1, "num_decoder_layers": 1}
+    bindings = [f"MODEL_DIR = {str(folder)!r}", *(f"network.T5Config.{name} = {size}" for name, size in sizes.items())]
+    with config.isolated():
+        config.register()
+        config.bind(config.parse(["recipes/demo.gin"], bindings))
+        (folder / saved.CONFIG).write_text(config.config_str())
+    with manager.CheckpointManager(folder, keep=None, period=1, async_save=False) as checkpoints:
+        of = saved.read_run(folder / "checkpoint_3").model.config
+        for step in (3, 7):
+            # Logits further apart than random parameters give, so that answers differ.
+            params = jax.tree.map(lambda leaf: 2.0 * leaf, api.init(of, jax.random.key(step)))
+            state = {"target": params, "state": {"step": jnp.int32(step), "param_states": {}}}
+            checkpoints.save(step, state, {})
+    return folder

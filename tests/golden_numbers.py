@@ -85,3 +85,9 @@ def full(name: str) -> Path:
     if not folder.is_dir():
         pytest.skip("no ../shared/goldens beside this checkout")
     return folder / name
+
+
+@functools.cache
+def full_summary() -> dict[str, Any]:
+    """Every scalar of the full set."""
+    return json.loads(full("summary.json").read_text())

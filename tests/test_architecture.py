@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -51,6 +52,8 @@ def sources() -> dict[str, pathlib.Path]:
 MODULES = sources()
 # The one module that does something when it is imported: t5x's MIXTURE_OR_TASK_MODULE, which fills seqio's registries.
 REGISTERS = "flan_jax.tasks.register"
+# The one module that needs an extra (lm-eval), which it registers itself with; nothing else imports it.
+ADAPTER = "flan_jax.evaluation.lm_eval_adapter"
 
 
 @functools.cache
@@ -164,7 +167,7 @@ json.dump({
 def test_importing_any_other_module_does_nothing():
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(ROOT)}
     ran = subprocess.run(
-        [sys.executable, "-c", WATCH, *(set(MODULES) - {REGISTERS})],
+        [sys.executable, "-c", WATCH, *(set(MODULES) - {REGISTERS, ADAPTER})],
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -174,6 +177,11 @@ def test_importing_any_other_module_does_nothing():
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout) == {"done": [], "tensorflow": [], "backends": [], "threads": []}
     assert ran.stderr == ""
+
+
+def test_nothing_imports_the_adapter_of_an_extra():
+    assert [module for module in MODULES for name, _, _ in imports(module) if within(name, ADAPTER)] == []
+    assert [module for module in MODULES for name, _, _ in imports(module) if within(name, "lm_eval")] != []
 
 
 def test_the_folder_gin_is_no_package():
@@ -222,3 +230,14 @@ def test_nothing_is_executed_from_data():
             if called in ("eval", "exec", "compile", "__import__") or unsafe or pickled:
                 wrong.append(f"{path}:{node.lineno} {called}")
     assert wrong == []
+
+
+def test_make_parity_runs_every_test_that_asks_a_peer():
+    """They are skipped where the extras are not installed, so that one that is not named would run nowhere."""
+    asks = re.compile(r"importorskip\(\"(?:torch|transformers|lm_eval)\"")
+    asking = {
+        path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("*.py") if asks.search(path.read_text())
+    }
+    makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    (named,) = re.findall("^PARITY := (.*)$", makefile, re.MULTILINE)
+    assert set(named.split()) == asking

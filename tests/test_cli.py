@@ -44,7 +44,7 @@ def test_every_command_has_help(command, capsys):
 
 
 @pytest.mark.parametrize(
-    ("given", "hint"), [("trian", "; did you mean 'train'?"), ("zzz", "; known: check, check-templates, data,")]
+    ("given", "hint"), [("trian", "; did you mean 'train'?"), ("zzz", "; known: ablate, chat, check, check-templates,")]
 )
 def test_an_unknown_command_brings_a_hint(given, hint, capsys):
     assert stopped([given]) == 1

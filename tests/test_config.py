@@ -57,7 +57,7 @@ def train(
     model_dir: str,
     total_steps: int,
     eval_period: int = 1000,
-    actions: Sequence[str] = (),
+    stops: Sequence[str] = (),
 ):
     return (model, train_dataset_cfg, train_eval_dataset_cfg, trainer_cls(), model_dir, total_steps)
 
@@ -107,7 +107,7 @@ train_script.train:
   model_dir = %MODEL_DIR
   total_steps = %TRAIN_STEPS
   eval_period = 100
-  actions = ['stop']
+  stops = ['stop']
 
 t5x_utils.DatasetConfig:
   mixture_or_task_name = 'rte'
@@ -205,8 +205,8 @@ MISTAKES = [
         "got {'inputs': '64'} (dict) from macro TASK_FEATURE_LENGTHS",
     ),
     (
-        "train_script.train.actions = 'stop'",
-        "extra.gin:2: train_script.train.actions expects Sequence[str], got 'stop' (str); write ('stop',)",
+        "train_script.train.stops = 'stop'",
+        "extra.gin:2: train_script.train.stops expects Sequence[str], got 'stop' (str); write ('stop',)",
     ),
     (
         "MODEL = @models.EncoderDecoderModel",

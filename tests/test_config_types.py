@@ -16,6 +16,20 @@ class Step(Protocol):
     def __call__(self, step: int) -> float: ...
 
 
+class Tokenizer(Protocol):
+    @property
+    def size(self) -> int: ...
+
+    def encode(self, text: str) -> list[int]: ...
+
+
+class Characters:
+    """Has the methods; `size` would be set when one is made."""
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(character) for character in text]
+
+
 class Mode(enum.Enum):
     LATEST = 1
 
@@ -48,6 +62,10 @@ def make_maybe() -> Derived | None:
     return None
 
 
+def make_schedule() -> Callable[[int], float]:
+    return float
+
+
 def make_anything():
     return 1
 
@@ -67,7 +85,14 @@ ACCEPTED = [
     ("latest", Literal["latest", "all"]),
     ("bfloat16", jax.typing.DTypeLike),
     (object, Any),
-    ("x", Step),
+    ("@make_int", Step),
+    ("@Characters()", Tokenizer),
+    ("@Characters()", Tokenizer | None),
+    ("@make_anything()", Tokenizer),
+    ("@make_schedule()", Callable[[int], float]),
+    ("@make_int", Callable[[int], float]),
+    ("@Derived", Callable[[], Base]),
+    ("@make_maybe", type[Base]),
     ("@make_int", Callable[[], int]),
     ("@make_int()", float),
     ("@make_rule()", Callable[..., Any]),
@@ -100,13 +125,23 @@ REFUSED = [
     ("@make_rule()", Base),
     ("@Derived", Base),
     (["@make_rule()"], list[int]),
+    ("x", Step),
+    (None, Tokenizer),
+    (3, Tokenizer),
+    ("@Characters", Tokenizer),
+    ("@Derived()", Tokenizer),
+    ("@make_int()", Tokenizer | None),
+    ("@make_schedule", Callable[[int], float]),
+    ("@Characters", Callable[[], Base]),
+    ("@Derived()", Callable[[], Base]),
+    ("@Characters", type[Base]),
 ]
 
 
 @pytest.fixture(autouse=True)
 def _gin():
     with config.isolated(empty_registry=True):
-        for target in (make_rule, make_int, make_maybe, make_anything, Derived):
+        for target in (make_rule, make_int, make_maybe, make_schedule, make_anything, Derived, Characters):
             gin.external_configurable(target, module="toy")
         yield
 

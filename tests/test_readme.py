@@ -26,8 +26,8 @@ def test_few_blocks_are_not_run():
 
 def test_every_make_target_exists():
     makefile = (markdown_commands.ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
-    named = re.findall(r"(?:^|`)make ([a-z]+)", PAGE, re.MULTILINE)
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    named = re.findall(r"(?:^|`)make ([a-z-]+)", PAGE, re.MULTILINE)
     assert {"demo", "test"} <= set(named)
     assert set(named) <= targets
 
@@ -35,6 +35,14 @@ def test_every_make_target_exists():
 @pytest.mark.parametrize("commands", RUN, ids=[commands[0][:40] for commands in RUN])
 def test_the_commands_of_a_block_run(commands, shell):
     shell.succeed(commands)
+
+
+def test_the_python_example_runs_on_the_model_trained_above(shell):
+    (example,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    assert len(example.split("\n\n")[-1].splitlines()) <= 10
+    (shell.work / "example.py").write_text(example)
+    said = shell.succeed(["python example.py"])
+    assert len(said.splitlines()) >= 3
 
 
 def test_every_file_that_it_links_to_exists():

@@ -8,12 +8,13 @@ has, so that one table serves all sizes and variants of a family.
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from flan_jax import errors
+from flan_jax.checkpoint import tensors as tensors_lib
 from flan_jax.models import api
 
 Tensors = Mapping[str, Any]
@@ -40,11 +41,15 @@ class Family:
 
     Attributes:
       rows: the table.
-      copies: tensors that a file may hold besides, without need: copies of others, and constants.
+      copies: tensors that a file may hold besides, without need: each with the tensor that it repeats, which it stands in
+        for where only the copy was saved; None for constants and for what no model reads.
+      prefix: what is missing from the names in files of a model that was saved without its head: (prefix, how a name begins
+        behind it).
     """
 
     rows: tuple[Row, ...]
-    copies: tuple[str, ...] = ()
+    copies: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
+    prefix: tuple[str, str] | None = None
 
 
 def _linear(ours: str, theirs: str) -> tuple[Row, Row]:
@@ -96,7 +101,13 @@ HUGGING_FACE: dict[str, Family] = {
             *_t5_mlp("decoder", 2),
             Row("decoder/logits_dense/kernel", "lm_head.weight", transposed=True),
         ),
-        copies=("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"),
+        copies={
+            "encoder.embed_tokens.weight": "shared.weight",
+            "decoder.embed_tokens.weight": "shared.weight",
+            "lm_head.weight": "shared.weight",
+            # In files of the first T5; attention to the encoder has no bias by position.
+            "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight": None,
+        },
     ),
     "opt": Family(
         rows=(
@@ -117,7 +128,8 @@ HUGGING_FACE: dict[str, Family] = {
             *_norm(f"{_LAYER}/post_mlp_layer_norm", f"{_OPT_LAYER}.final_layer_norm"),
             *_norm("decoder/decoder_norm", "model.decoder.final_layer_norm"),
         ),
-        copies=("lm_head.weight",),
+        copies={"lm_head.weight": "model.decoder.embed_tokens.weight"},
+        prefix=("model.", "decoder."),
     ),
     "llama": Family(
         rows=(
@@ -134,7 +146,10 @@ HUGGING_FACE: dict[str, Family] = {
             *_norm("decoder/decoder_norm", "model.norm"),
             *_linear("decoder/logits_dense", "lm_head"),
         ),
-        copies=("model.layers.{layer}.self_attn.rotary_emb.inv_freq",),
+        copies={
+            "lm_head.weight": "model.embed_tokens.weight",
+            "model.layers.{layer}.self_attn.rotary_emb.inv_freq": None,
+        },
     ),
 }
 
@@ -175,51 +190,73 @@ def pairs(config: api.Config, family: str) -> list[Pair]:
       FlanError: an unknown family, or one whose table lacks a parameter of the model.
     """
     table = _family(family)
-    shapes = _flat(api.abstract_params(dataclasses.replace(config, scan_layers=False)))
+    shapes = tensors_lib.parameters(config)
     found = []
     for row in table.rows:
         for layer in itertools.count() if "{layer}" in row.ours else (0,):
             path = tuple(row.ours.format(layer=layer).split("/"))
             if path not in shapes:
                 break
-            found.append(Pair(path, row.theirs.format(layer=layer), row.transposed, tuple(shapes[path].shape)))
+            found.append(Pair(path, row.theirs.format(layer=layer), row.transposed, shapes[path]))
     lacking = set(shapes) - {pair.ours for pair in found}
     if lacking:
         raise errors.FlanError(
-            f"the names of {family} have none for {_listed('/'.join(path) for path in lacking)}; "
+            f"the names of {family} have none for {tensors_lib.listed('/'.join(path) for path in lacking)}; "
             "is the model of another family?"
         )
     return found
 
 
-def check(config: api.Config, family: str, shapes: Mapping[str, tuple[int, ...]]) -> list[Pair]:
+def check(
+    config: api.Config, family: str, stored: Mapping[str, tensors_lib.Stored], path: Any = "the checkpoint"
+) -> list[Pair]:
     """The pairs of a model, if the tensors of a checkpoint are its own.
 
     Args:
       config: the model.
       family: a name of `HUGGING_FACE`.
-      shapes: every tensor of the checkpoint by its name.
+      stored: every tensor of the checkpoint by its name.
+      path: the checkpoint, for messages.
 
     Raises:
-      FlanError: with the list of tensors that are missing, unknown or of another shape.
+      FlanError: with the list of tensors that are missing, unknown or of another shape or kind of dtype.
     """
     wanted = pairs(config, family)
-    names = {pair.theirs for pair in wanted}
-    copies = [re.compile(re.escape(name).replace(r"\{layer\}", r"\d+")) for name in _family(family).copies]
-    wrong = [
-        f"{pair.theirs} is {tuple(shapes[pair.theirs])}, expected {pair.their_shape}"
-        for pair in wanted
-        if pair.theirs in shapes and tuple(shapes[pair.theirs]) != pair.their_shape
-    ]
-    problems = {
-        "missing": [pair.theirs for pair in wanted if pair.theirs not in shapes],
-        "unknown": [name for name in shapes if name not in names and not any(copy.fullmatch(name) for copy in copies)],
-        "of another shape": wrong,
-    }
-    if any(problems.values()):
-        told = "; ".join(f"{kind}: {_listed(found)}" for kind, found in problems.items() if found)
-        raise errors.FlanError(f"the checkpoint's tensors are not those of this {family} model; {told}")
+    spare = [name for name in stored if copy_of(family, name)[0]]
+    tensors_lib.check(path, family, {pair.theirs: pair.their_shape for pair in wanted}, stored, spare)
     return wanted
+
+
+def copy_of(family: str, name: str) -> tuple[bool, str | None]:
+    """Whether a tensor of this name may be there without need, and the one that it repeats."""
+    for pattern, original in _family(family).copies.items():
+        if re.fullmatch(re.escape(pattern).replace(r"\{layer\}", r"\d+"), name):
+            return True, original
+    return False, None
+
+
+def whole_name(family: str, name: str) -> str:
+    """The name of a tensor in the table, from that in a file."""
+    prefix, begins = _family(family).prefix or ("", "")
+    return prefix + name if name.startswith(begins) else name
+
+
+def family_of(config: api.Config) -> str:
+    """The family under whose names Hugging Face has models like this one.
+
+    Raises:
+      FlanError: it has none.
+    """
+    if isinstance(config, api.T5Config):
+        return "t5"
+    if config.positions == "learned":
+        return "opt"
+    if config.positions == "rotary" and config.norm == "rms":
+        return "llama"
+    raise errors.FlanError(
+        f"Hugging Face has no model with positions {config.positions!r}, norm {config.norm!r} and block {config.block!r}; "
+        f"expected a model like those of {', '.join(HUGGING_FACE)}"
+    )
 
 
 def to_ours(config: api.Config, family: str, tensors: Tensors) -> api.Params:
@@ -228,18 +265,15 @@ def to_ours(config: api.Config, family: str, tensors: Tensors) -> api.Params:
     Raises:
       FlanError: see `check`.
     """
-    params: dict[str, Any] = {}
-    for pair in check(config, family, {name: tuple(value.shape) for name, value in tensors.items()}):
-        node = params
-        for name in pair.ours[:-1]:
-            node = node.setdefault(name, {})
-        node[pair.ours[-1]] = pair.swap(np.asarray(tensors[pair.theirs], np.float32))
-    return params
+    float32 = np.dtype(np.float32)
+    stored = {name: tensors_lib.Stored(tuple(value.shape), float32) for name, value in tensors.items()}
+    wanted = check(config, family, stored)
+    return tensors_lib.nested({pair.ours: pair.swap(np.asarray(tensors[pair.theirs], np.float32)) for pair in wanted})
 
 
 def to_theirs(config: api.Config, family: str, params: api.Params) -> dict[str, np.ndarray]:
     """All tensors of a checkpoint but the copies, from our parameters with layers stored one by one."""
-    values = _flat(params)
+    values = tensors_lib.flat(params)
     return {pair.theirs: pair.swap(np.asarray(values[pair.ours])) for pair in pairs(config, family)}
 
 
@@ -247,17 +281,3 @@ def _family(name: str) -> Family:
     if name not in HUGGING_FACE:
         raise errors.unknown("family of names", name, HUGGING_FACE)
     return HUGGING_FACE[name]
-
-
-def _flat(tree: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
-    """A nested dict's leaves by their paths."""
-    if not isinstance(tree, dict):
-        return {path: tree}
-    return {at: leaf for name, child in tree.items() for at, leaf in _flat(child, (*path, name)).items()}
-
-
-def _listed(names: Iterable[str], most: int = 8) -> str:
-    """Names for a message, so many at most."""
-    ordered = sorted(names)
-    more = f", ... ({len(ordered)} in all)" if len(ordered) > most else ""
-    return ", ".join(ordered[:most]) + more

@@ -29,6 +29,35 @@ def fingerprints(leaves: Iterable[tuple[str, jax.Array]]) -> dict[str, int]:
     return {name: int(value) for name, value in jax.device_get(pending).items()}
 
 
+def of_part(value: np.ndarray, shape: tuple[int, ...], layer: int | None = None) -> int:
+    """Returns what a part on the host adds to an array's fingerprint: the whole, or one index along axis 1.
+
+    The sum of `_fingerprint` taken row by row: a weight is that of its row's start plus twice the place in the row.
+
+    Args:
+      value: the part, without axis 1 if `layer` is given; then of elements of up to 4 bytes.
+      shape: of the whole array.
+      layer: its index along axis 1; None where the part is the whole.
+    """
+    width = min(value.dtype.itemsize, 4)
+    words = np.ascontiguousarray(value).reshape(-1).view({1: np.uint8, 2: np.uint16, 4: np.uint32}[width])
+    # Numbers that lie together in the whole array, how far apart such rows are there, and where the first begins.
+    row = math.prod(shape[2:]) if layer is not None else math.gcd(words.size, 2**20)
+    apart, first = (row * shape[1], row * layer) if layer is not None else (row, 0)
+    rows = words.reshape(-1, max(row, 1))
+    place_1xR = np.arange(rows.shape[1], dtype=np.uint32)[None, :] * np.uint32(2) + np.uint32(1)
+    at_once = max(2**20 // rows.shape[1], 1)
+    total = 0
+    for begin in range(0, len(rows), at_once):
+        part = rows[begin : begin + at_once].astype(np.uint32)
+        start_N = (
+            np.arange(begin, begin + len(part), dtype=np.uint64) * np.uint64(apart) + np.uint64(first)
+        ) * np.uint64(2)
+        part *= place_1xR + start_N.astype(np.uint32)[:, None]
+        total += int(np.sum(part, dtype=np.uint32))
+    return total % 2**32
+
+
 @jax.jit
 def _fingerprint(x: jax.Array) -> jax.Array:
     """Sum over elements of bits * (2 * index + 1), modulo 2**32.

@@ -10,15 +10,26 @@ from flan_jax.data import importer
 logger = logging.getLogger(__name__)
 
 
-def import_data(source: str, data_dir: str | None, keys: Sequence[str] | None, overwrite: bool) -> int:
-    """Imports a folder of JSON lines and reports what became of each dataset.
+def import_data(
+    source: str,
+    data_dir: str | None,
+    keys: Sequence[str] | None,
+    overwrite: bool,
+    columns: Sequence[str] | None = None,
+) -> int:
+    """Imports a folder of JSON lines and TSV and reports what became of each dataset.
 
     Returns:
       The exit code: 1 if a dataset failed.
     """
     target = data_dir or os.environ.get("TFDS_DATA_DIR") or os.path.expanduser("~/tensorflow_datasets")
     with _Told() as told:
-        report = importer.import_datasets(source, target, keys=keys, overwrite=overwrite, progress=told)
+        report = importer.import_datasets(
+            source, target, keys=keys, overwrite=overwrite, columns=columns, progress=told
+        )
+    for dataset in report.datasets:
+        if dataset.note:
+            logger.info("%s: %s", dataset.key, dataset.note)
     for failure in report.failures:
         logger.error("%s: %s", failure.key, failure.problem)
     rows = sum(dataset.rows for dataset in report.datasets)

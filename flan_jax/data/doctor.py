@@ -18,7 +18,17 @@ from typing import Any, Literal
 import yaml
 
 from flan_jax import errors, shipped
-from flan_jax.data import importer, mixtures, prepared, quiet, seqio_tasks, sources, spec
+from flan_jax.data import (
+    benchmarks,
+    doctor_collections,
+    importer,
+    mixtures,
+    prepared,
+    quiet,
+    seqio_tasks,
+    sources,
+    spec,
+)
 
 Status = Literal["prepared", "incomplete", "wrong version", "download", "manual"]
 
@@ -99,30 +109,44 @@ def examine(
         finding = _examine(dataset, data_dir, splits, manual.get(dataset.tfds_dataset, {}))
         terms = licences.get(dataset.tfds_dataset, _UNSTATED)
         finding = dataclasses.replace(finding, licence=terms["licence"], use=terms["use"], licence_basis=terms["basis"])
-        found.append(_with_builder(finding, dataset, data_dir) if builders else finding)
+        ask = builders and not _public_files(manual.get(dataset.tfds_dataset, {}))
+        found.append(_with_builder(finding, dataset, data_dir) if ask else finding)
     return found
 
 
-def show(found: Sequence[Finding], data_dir: str, *, as_json: bool, not_examined: Sequence[str] = ()) -> int:
+def show(
+    found: Sequence[Finding],
+    data_dir: str,
+    *,
+    as_json: bool,
+    not_examined: Sequence[str] = (),
+    collections: Sequence[doctor_collections.CollectionFinding] = (),
+) -> int:
     """Prints the findings as a table with what there is to do below it, or as JSON.
 
     Returns:
-      The exit code: 0 if every dataset is ready, else 1.
+      The exit code: 0 if every dataset and every collection that counts is ready, else 1.
     """
-    ready = all(finding.ready for finding in found)
+    ready = all(finding.ready for finding in found) and all(c.ready for c in collections if c.counts)
     if as_json:
         entries = [{**dataclasses.asdict(finding), "ready": finding.ready} for finding in found]
         content = {"data_dir": data_dir, "ready": ready, "datasets": entries, "not_examined": list(not_examined)}
+        content["collections"] = [{**dataclasses.asdict(finding), "ready": finding.ready} for finding in collections]
         json.dump(content, sys.stdout, indent=1, ensure_ascii=False)
         print()
         return 0 if ready else 1
-    _print_table(found)
-    _print_remedies(found)
+    if found:
+        _print_table(found)
+        _print_remedies(found)
+    doctor_collections.show(collections)
     missing = sum(not finding.ready for finding in found)
     # Several datasets of the catalogue may read one prepared directory.
     there = {finding.tfds_name: finding for finding in found}.values()
     rows, size = sum(sum(finding.splits.values()) for finding in there), sum(finding.bytes for finding in there)
-    print(f"\n{len(found) - missing} of {len(found)} datasets are ready in {data_dir}: {rows:,} rows, {_size(size)}")
+    if found:
+        print(
+            f"\n{len(found) - missing} of {len(found)} datasets are ready in {data_dir}: {rows:,} rows, {_size(size)}"
+        )
     if not_examined:
         print(f"not examined, as seqio's registries hold them: {', '.join(not_examined)}")
     return 0 if ready else 1
@@ -142,6 +166,7 @@ def add_parser(commands: Any, default_module: str) -> None:
     parser.add_argument(
         "--splits", default=",".join(seqio_tasks.SPLITS), help="comma-separated splits that have to be there"
     )
+    parser.add_argument("--suite", help="of `flan eval --suite`: look for what it reads instead")
     parser.add_argument("--builders", action="store_true", help="ask the installed TFDS which versions it builds")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
@@ -151,19 +176,23 @@ def run(given: argparse.Namespace) -> int:
     # Before the first download there may be no directory; one that is named has to exist.
     chosen = given.tfds_data_dir or os.environ.get("TFDS_DATA_DIR")
     data_dir = sources.resolve_data_dir(chosen) if chosen else os.path.expanduser("~/tensorflow_datasets")
+    if given.suite:
+        return benchmarks.show(data_dir, [given.suite])
     catalogue = mixtures.Catalogue.from_modules(given.module)
     found = examine(catalogue, data_dir, given.name, splits=given.splits.split(","), builders=given.builders)
     others = _not_examined(catalogue, given.name)
-    if not found:
+    collections = doctor_collections.examine(catalogue, data_dir, given.name)
+    if not found and not collections:
         raise errors.FlanError(f"no dataset to examine in {given.name or given.module!r}")
-    return show(found, data_dir, as_json=given.json, not_examined=others)
+    return show(found, data_dir, as_json=given.json, not_examined=others, collections=collections)
 
 
 def _datasets(catalogue: mixtures.Catalogue, name: str | None) -> list[spec.DatasetSpec]:
     if name is None:
         return list(catalogue.specs)
     tasks = (catalogue.tasks.find(task) for task in catalogue.mixture(name).tasks)
-    return list({task.dataset.name: task.dataset for task in tasks if task is not None}.values())
+    own = catalogue.blends.own  # of collections, which are summed up
+    return list({t.dataset.name: t.dataset for t in tasks if t is not None and t.dataset.name not in own}.values())
 
 
 def _not_examined(catalogue: mixtures.Catalogue, name: str | None) -> list[str]:
@@ -178,9 +207,7 @@ def _project_data(name: str) -> dict[str, Any]:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
-def _examine(
-    dataset: spec.DatasetSpec, data_dir: str, splits: Sequence[str], by_hand: Mapping[str, Sequence[str]]
-) -> Finding:
+def _examine(dataset: spec.DatasetSpec, data_dir: str, splits: Sequence[str], by_hand: Mapping[str, Any]) -> Finding:
     """Examines one dataset, but for its licence and builder.
 
     Args:
@@ -194,7 +221,8 @@ def _examine(
     root = epath.Path(data_dir)
     directory = root / dataset.tfds_dataset / dataset.version
     sizes: dict[str, int] = {}
-    imported = False
+    public = _public_files(by_hand)
+    imported = public
     status: Status = "prepared"
     manual_dir = root / "downloads" / "manual"
     lacking = [file for file in by_hand.get("files", ()) if not (manual_dir / file).exists()]
@@ -205,13 +233,15 @@ def _examine(
         status = "incomplete" if problems else "prepared"
     else:
         versions = _other_versions(root / dataset.tfds_dataset)
-        status = "manual" if lacking else "download"
+        status = "manual" if lacking or public else "download"
         problems = [f"{dataset.tfds_name} is not prepared"]
         if versions:
             status = "wrong version"
             problems = [f"version {dataset.version} is asked for; prepared: {', '.join(versions)}"]
     steps: list[str] = []
-    if status == "incomplete" and imported:
+    if status != "prepared" and public:
+        steps = list(by_hand["steps"])
+    elif status == "incomplete" and imported:
         steps = [f"Have the records of every split in a folder RECORDS: {dataset.tfds_dataset}/<split>.jsonl."]
     elif status != "prepared" and lacking:
         problems.append(f"{manual_dir} lacks {', '.join(lacking)}")
@@ -224,7 +254,7 @@ def _examine(
         splits=sizes,
         bytes=_bytes(directory) if sizes else 0,
         imported=imported,
-        published={train[0]: dataset.train_rows} if train else {},
+        published={train[0]: dataset.train_rows} if train and dataset.train_rows else {},
         problems=tuple(problems),
         steps=tuple(steps),
         fix="" if status == "prepared" else _fix(dataset.tfds_name, data_dir, imported, again=status == "incomplete"),
@@ -232,6 +262,11 @@ def _examine(
         use="",
         licence_basis="",
     )
+
+
+def _public_files(by_hand: Mapping[str, Any]) -> bool:
+    """Whether TFDS has no builder, so that a dataset is imported from public files."""
+    return "columns" in by_hand or "fields" in by_hand
 
 
 def _prepared_problems(
@@ -324,6 +359,7 @@ def _print_table(found: Sequence[Finding]) -> None:
         grid.add_column(column, justify="right" if column == "size" else "left", overflow="fold")
     for finding in found:
         rows = ", ".join(_rows(split, count, finding.published) for split, count in finding.splits.items())
+        rows = rows or ", ".join(f"{split} {count:,} (published)" for split, count in finding.published.items())
         licence = finding.licence + (" (recalled)" if finding.licence_basis == "recalled" else "")
         size = _size(finding.bytes) if finding.bytes else ""
         status = text.Text(finding.status, style="green" if finding.ready else "bold red")

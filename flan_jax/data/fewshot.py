@@ -7,7 +7,8 @@ them, nor another row of the same content.
 
 Exemplars are tokenised apart from the query and from each other. A rendered exemplar is tokenised once and kept, within
 bounds, and as many are joined as fit: 960 tokens for query and exemplars at an input length of 1024, 64 being left for
-separators and EOS.
+delimiters and EOS. What stands around them is the same for all examples of FLAN 2021's styles; in the Flan Collection's each
+example draws it (`delimiters`).
 """
 
 import array
@@ -19,31 +20,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flan_jax.data import spec, stateless, styles, vocabulary
+from flan_jax.data import delimiters, spec, stateless, styles, vocabulary
 
-RESERVED = 64  # tokens of the input length that query and exemplars leave for separators and EOS
+RESERVED = 64  # tokens of the input length that query and exemplars leave for delimiters and EOS
 CACHE_TOKENS = 2_500_000  # a task: 10 MB; RTE's 2,290 rows in ten templates are 2.4 million
 CACHE_ROWS = 2_048  # examples a task
-_SALT_EXEMPLAR, _SALT_WORDING, _SALT_COUNT = 21, 22, 23
+CACHE_CONTENTS = 30_000  # rows a task that are known by their content
+# What all tasks of a mixture keep together, at most: thousands of them would keep 10 GB.
+ALL_TOKENS, ALL_ROWS, ALL_CONTENTS = 60_000_000, 60_000, 1_000_000
+_LEAST_TOKENS, _LEAST_ROWS = 4_096, 16
+_SALT_EXEMPLAR, _SALT_WORDING, _SALT_COUNT, _SALT_DELIMITER = 21, 22, 23, 24
 _SPARE = 4  # candidates computed beyond those needed, for rows that the filter drops
 _MORE = 64  # candidates computed at a time where those do not do
 _TRIES = 64  # candidates looked at an exemplar, at most: a filter may drop nearly all rows
 _CHARACTERS_A_TOKEN = 4.5  # a guess of how many exemplars fit, so that no others are tokenised
-
-
-@dataclasses.dataclass(frozen=True)
-class Separators:
-    """What stands between an exemplar's inputs and its targets, and after the targets.
-
-    FLAN 2021 uses role markers of its own vocabulary, which others lack. White space alone would not do: T5's
-    vocabulary has no newline.
-    """
-
-    target: str = "\n=\n"
-    exemplar: str = "\n###\n"
-
-
-SEPARATORS = Separators()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +50,15 @@ class Exemplar:
 
 
 class _Piece(NamedTuple):
-    """An exemplar as tokens, separators included; `own` is how many there are without them."""
+    """An exemplar as tokens, without what stands around it."""
 
-    tokens: "array.array[int]"
-    own: int
+    inputs: "array.array[int]"
+    targets: "array.array[int]"
+    labelled: bool  # whether the inputs start with a label, so that no delimiter's precedes them
+
+    @property
+    def size(self) -> int:
+        return len(self.inputs) + len(self.targets)
 
 
 class Pool:
@@ -93,42 +88,18 @@ class Pool:
         self._pieces: collections.OrderedDict[tuple[int, int], _Piece] = collections.OrderedDict()
         self._held = 0
         self._tokenizer: vocabulary.Tokenizer | None = None
+        self._most_tokens, self._most_rows, self._most_contents = CACHE_TOKENS, CACHE_ROWS, CACHE_CONTENTS
 
-    def draw(
-        self,
-        rows: np.ndarray,
-        seed: int,
-        epochs: int | np.ndarray,
-        templates: Sequence[int],
-        examples: Sequence[spec.Example],
-        own: bool,
-    ) -> list["Shots"]:
-        """Chooses the exemplars of N queries; reads no row yet.
+    def bound(self, pools: int) -> None:
+        """Says how many pools share what all may keep together."""
+        self._most_tokens = min(CACHE_TOKENS, max(_LEAST_TOKENS, ALL_TOKENS // pools))
+        self._most_rows = min(CACHE_ROWS, max(_LEAST_ROWS, ALL_ROWS // pools))
+        self._most_contents = min(CACHE_CONTENTS, max(_LEAST_ROWS, ALL_CONTENTS // pools))
 
-        Args:
-          rows: int64 array [N]: the queries' rows in their split.
-          seed: of the run.
-          epochs: one, or an array [N].
-          templates: [N], the queries' templates.
-          examples: [N], the queries.
-          own: whether the queries are of the train split, too.
-        """
-        keys = stateless.hash64(seed, _SALT_EXEMPLAR, self._key, rows, epochs)
-        keys = np.broadcast_to(keys, (len(rows),))
-        counts = self._counts(keys, templates)
-        first = min(self.size, int(counts.max(initial=0)) + _SPARE)
-        candidates = self.candidates(keys, 0, first)
-        return [
-            Shots(self, int(keys[n]), int(counts[n]), template, candidates[n], int(rows[n]) if own else None, example)
-            for n, (template, example) in enumerate(zip(templates, examples, strict=True))
-        ]
-
-    def _counts(self, keys: np.ndarray, templates: Sequence[int]) -> np.ndarray:
-        if self.style.exemplars != styles.MATCHING:
-            return np.full(len(templates), self.style.shots)
-        # Of `shots` rows that each draw a template, those that draw the query's; none at all are drawn again.
-        points = stateless.uniform(keys[:, None], _SALT_COUNT, np.arange(self.style.shots)[None, :])
-        return np.maximum(1, (points < 1 / len(self.style.templates)).sum(axis=1))
+    @property
+    def key(self) -> int:
+        """The dataset's part of every hash."""
+        return self._key
 
     def candidates(self, keys: np.ndarray, start: int, stop: int) -> np.ndarray:
         """Rows `start` to `stop` of each key's own order of the pool: int64 array [N, stop - start]."""
@@ -147,6 +118,8 @@ class Pool:
         """A hash of what a row says, or None where the filter drops it."""
         if row not in self._contents:
             example = self._read(row)
+            if len(self._contents) >= self._most_contents:
+                self._contents.pop(next(iter(self._contents)))
             self._contents[row] = None if example is None else content(example)
         return self._contents[row]
 
@@ -157,7 +130,7 @@ class Pool:
         example = self._example(self._rows[row])
         if example is not None:
             self._examples[row] = example
-            if len(self._examples) > CACHE_ROWS:
+            if len(self._examples) > self._most_rows:
                 self._examples.popitem(last=False)
         return example
 
@@ -178,10 +151,10 @@ class Pool:
         if (row, template) in self._pieces:
             return
         self._pieces[row, template] = piece
-        self._held += len(piece.tokens)
-        while self._held > CACHE_TOKENS:
+        self._held += piece.size
+        while self._held > self._most_tokens:
             _, oldest = self._pieces.popitem(last=False)
-            self._held -= len(oldest.tokens)
+            self._held -= oldest.size
 
 
 _Place = tuple[Pool, int, int]  # pool, row, template
@@ -199,8 +172,9 @@ class Shots:
         candidates: np.ndarray,
         query: int | None,
         example: spec.Example,
+        delimiter: delimiters.Delimiter = delimiters.FLAN_2021,
     ) -> None:
-        self.pool, self.count = pool, count
+        self.pool, self.count, self.delimiter = pool, count, delimiter
         self._key, self._template, self._query, self._example = key, template, query, example
         self._candidates = candidates
         self._looked = 0
@@ -209,7 +183,8 @@ class Shots:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Shots):
             return NotImplemented
-        return self.exemplars() == other.exemplars() and self.count == other.count
+        same = self.exemplars() == other.exemplars() and self.count == other.count
+        return same and self.delimiter == other.delimiter
 
     __hash__ = None  # type: ignore[assignment]  # it grows
 
@@ -251,10 +226,87 @@ class Shots:
         return row
 
     def text(self, count: int | None = None) -> str:
-        """The first exemplars (all, where None) and their separators as text: what stands before the query."""
+        """The first exemplars (all, where None) as text, delimiters included: what stands before the query."""
         chosen = self.exemplars()[:count]
-        pairs = (self.pool.text(exemplar) for exemplar in chosen)
-        return "".join(f"{x}{SEPARATORS.target}{y}{SEPARATORS.exemplar}" for x, y in pairs)
+        return "".join(self.delimiter.around(*self.pool.text(exemplar)) for exemplar in chosen)
+
+
+def draw(
+    pools: Sequence[tuple[Pool, bool]],
+    rows: np.ndarray,
+    seed: int,
+    epochs: int | np.ndarray,
+    templates: Sequence[int],
+    examples: Sequence[spec.Example],
+) -> list[Shots]:
+    """Chooses the exemplars of N queries, whatever pools they draw from; reads no row yet.
+
+    All are hashed in one call: numpy takes as long for two numbers as for hundreds.
+
+    Args:
+      pools: [N], where each query draws from, and whether the query is itself of these rows.
+      rows: int64 array [N]: the queries' rows in their split.
+      seed: of the run.
+      epochs: one, or an array [N].
+      templates: [N], the queries' templates.
+      examples: [N], the queries.
+    """
+    if not pools:
+        return []
+    of = np.asarray([pool.key for pool, _ in pools], np.int64)
+    keys = np.broadcast_to(stateless.hash64(seed, _SALT_EXEMPLAR, of, rows, epochs), (len(rows),))
+    counts = _counts(keys, [pool.style for pool, _ in pools])
+    sizes = np.asarray([pool.size for pool, _ in pools], np.int64)
+    # As many candidates of each query as it probably needs, end to end.
+    first = np.minimum(sizes, counts + _SPARE)
+    ends = np.cumsum(first)
+    places = np.arange(ends[-1]) - np.repeat(ends - first, first)
+    candidates = stateless.permute(places, np.repeat(sizes, first), np.repeat(keys, first))
+    around = stateless.hash64(keys, _SALT_DELIMITER).tolist()
+    return [
+        Shots(
+            pool,
+            key,
+            count,
+            template,
+            candidates[end - size : end],
+            row if own else None,
+            example,
+            _delimiter(pool.style, point),
+        )
+        for (pool, own), key, count, template, end, size, row, example, point in zip(
+            pools,
+            keys.tolist(),
+            counts.tolist(),
+            templates,
+            ends.tolist(),
+            first.tolist(),
+            rows.tolist(),
+            examples,
+            around,
+            strict=True,
+        )
+    ]
+
+
+def _counts(keys: np.ndarray, of: Sequence[styles.Style]) -> np.ndarray:
+    """How many exemplars each query asks for."""
+    counts = np.asarray([style.shots for style in of], np.int64)
+    matching = [n for n, style in enumerate(of) if style.exemplars == styles.MATCHING]
+    if matching:
+        # Of `shots` rows that each draw a template, those that draw the query's; none at all are drawn again.
+        drawn = np.arange(counts[matching].max())
+        points = stateless.uniform(keys[matching][:, None], _SALT_COUNT, drawn[None, :])
+        chance = np.asarray([1 / len(of[n].templates) for n in matching])
+        hits = (points < chance[:, None]) & (drawn[None, :] < counts[matching][:, None])
+        counts[matching] = np.maximum(1, hits.sum(axis=1))
+    return counts
+
+
+def _delimiter(style: styles.Style, point: int) -> delimiters.Delimiter:
+    if not style.delimiters:
+        return delimiters.FLAN_2021
+    return delimiters.draw(style.delimiters, point)
 
 
 @dataclasses.dataclass
@@ -262,8 +314,9 @@ class _Open:
     """A query whose exemplars are being joined."""
 
     shots: Shots
+    around: "_Around"
     room: int  # tokens for further exemplars
-    whole: int  # tokens for further exemplars with their separators
+    whole: int  # tokens for further exemplars with their delimiters
     ids: list[int] = dataclasses.field(default_factory=list)
     kept: int = 0
 
@@ -278,7 +331,7 @@ def join(
 
     Args:
       shots: the exemplars of each query; None for none.
-      queries: tokens of each query.
+      queries: tokens of each query, its preamble counted.
       tokenizer: of the model's vocabulary.
       length: of the inputs, EOS counted; None for no limit but the budget.
     """
@@ -289,15 +342,14 @@ def join(
             budget = drawn.pool.style.budget
             room = (budget if length is None else min(budget, length - RESERVED)) - query
             whole = (budget + RESERVED if length is None else length) - 1 - query
-            opened[number] = _Open(drawn, room, whole)
+            opened[number] = _Open(drawn, _around(drawn.delimiter, tokenizer), room, whole)
     waiting = list(opened.values())
-    separators = tokenizer.encode([SEPARATORS.target, SEPARATORS.exemplar]) if waiting else []
     while waiting:
         # Those that will surely not fit are neither rendered nor tokenised: the first guess is right for most queries,
         # and few need a third round.
         texts: dict[_Place, tuple[str, str]] = {}
         ahead = [_likely(query, tokenizer, texts) for query in waiting]
-        fresh = _encode(texts, tokenizer, separators)
+        fresh = _encode(texts, tokenizer)
         waiting = [
             query for query, pieces in zip(waiting, ahead, strict=True) if pieces and _take(query, pieces, fresh)
         ]
@@ -321,7 +373,7 @@ def _likely(
         piece = pool.cached(exemplar, tokenizer)
         if piece is not None:
             found.append(piece)
-            room -= piece.own
+            room -= piece.size
             continue
         place = (pool, exemplar.row, exemplar.template)
         if place not in texts:
@@ -331,25 +383,46 @@ def _likely(
     return found
 
 
-def _encode(
-    texts: dict[_Place, tuple[str, str]], tokenizer: vocabulary.Tokenizer, separators: Sequence[list[int]]
-) -> dict[_Place, _Piece]:
+class _Around(NamedTuple):
+    """The tokens of a delimiter; `size` is how many there are."""
+
+    input: list[int]
+    between: list[int]
+    exemplar: list[int]
+    size: int
+
+
+def _around(delimiter: delimiters.Delimiter, tokenizer: vocabulary.Tokenizer) -> _Around:
+    texts = (delimiter.input, delimiter.between + delimiter.target, delimiter.exemplar)
+    ids = [tokenizer.encode_again(text) for text in texts]
+    return _Around(*ids, sum(map(len, ids)))
+
+
+def _encode(texts: dict[_Place, tuple[str, str]], tokenizer: vocabulary.Tokenizer) -> dict[_Place, _Piece]:
     ids = tokenizer.encode([inputs for inputs, _ in texts.values()] + [targets for _, targets in texts.values()])
     return {
-        place: _Piece(array.array("i", [*inputs, *separators[0], *targets, *separators[1]]), len(inputs) + len(targets))
+        place: _Piece(array.array("i", inputs), array.array("i", targets), delimiters.labelled(texts[place][0]))
         for place, inputs, targets in zip(texts, ids[: len(texts)], ids[len(texts) :], strict=True)
     }
 
 
 def _take(query: _Open, pieces: Sequence[_Piece | _Place], fresh: dict[_Place, _Piece]) -> bool:
     """Appends exemplars while they fit; returns whether all did, so that the next may fit, too."""
+    around = query.around
     for found in pieces:
         piece = found if isinstance(found, _Piece) else fresh[found]
-        if piece.own > query.room or len(piece.tokens) > query.whole:
+        size = piece.size + around.size - (len(around.input) if piece.labelled else 0)
+        if piece.size > query.room or size > query.whole:
             return False
-        query.ids.extend(piece.tokens)
-        query.room -= piece.own
-        query.whole -= len(piece.tokens)
+        ids = query.ids
+        if not piece.labelled:
+            ids += around.input
+        ids += piece.inputs
+        ids += around.between
+        ids += piece.targets
+        ids += around.exemplar
+        query.room -= piece.size
+        query.whole -= size
         query.kept += 1
     return True
 

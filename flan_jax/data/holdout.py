@@ -7,6 +7,8 @@ experiments they are six clusters, held out apart (`misc` names them all). Names
     flan2021_D                  every dataset
     nli_D, misc_D, ...          one cluster: what is evaluated when it is held out
     flan_minus_nli_D, ...       every dataset but a held-out cluster, those held out with it, and those of its sources
+    flan2021_eval_D             the 25 datasets that are compared with other models (FLAN 2021, section 3)
+    flan2021_eval_nli_D, ...    those of one cluster
     cot_D                       the chain-of-thought collection
 
 The names of FLAN's public code, all 938, each with `_train` and `_eval` behind it or, without, meaning the former. They
@@ -22,13 +24,18 @@ paper's, and no WSC273.
     flan_inter_split_{n}templates_{1..4}tpc[_K_shot]                so many datasets of each of these
 
 And those of the Flan Collection over the same datasets, examples capped at 30,000 (FLAN 2022, table 23):
-`flan_zsopt`, `flan_zsnoopt`, `flan_fsopt`, `flan_fsnoopt`.
+`flan_zsopt`, `flan_zsnoopt`, `flan_fsopt`, `flan_fsnoopt`. Over the datasets with rationales, by their published counts:
+
+    cot_zsopt, cot_fsopt        zero-shot and few-shot, each with its inverted forms at 0.3
+    cot_submix, cot             both, at equal shares
+    cot_zsnoopt, cot_fsnoopt    the former without options; not in the public release
+    cot_D, and D with `_trigger` behind `{n}templates`
 """
 
 import dataclasses
 import itertools
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -81,6 +88,19 @@ PUBLIC = {
     "question_classification": ("trec",),
     "reading_comprehension_with_commonsense": ("record", "cosmos_qa"),
 }
+# What FLAN 2021 evaluates beside GPT-3, by the cluster that is held out for it. A translation task has one direction here.
+COMPARED = {
+    "nli": ("anli_r1", "anli_r2", "anli_r3", "cb", "rte"),
+    "reading_comprehension": ("bool_q", "multirc", "openbookqa"),
+    "closed_book_qa": ("arc_challenge", "arc_easy", "natural_questions", "trivia_qa"),
+    "commonsense": ("copa", "hellaswag", "piqa", "story_cloze"),
+    "coreference": ("wsc273", "winogrande"),
+    "reading_comprehension_with_commonsense": ("record",),
+    "translation": (
+        *("wmt14_enfr", "wmt14_fren", "wmt16_translate_deen", "wmt16_translate_de_to_en"),
+        *("wmt16_translate_roen", "wmt16_translate_ro_to_en"),
+    ),
+}
 # Kinds of one dataset, which an intra-cluster split never parts.
 TOGETHER = ("anli", "arc", "mnli", "opinion_abstracts", "squad")
 SUPERGLUE = ("bool_q", "cb", "copa", "multirc", "record", "rte", "wic", "wsc")
@@ -108,6 +128,15 @@ COLLECTION = {
     "flan_fsopt": ("template_mix_five_shot", "template_0to10_x_shot"),
     "flan_fsnoopt": ("template_0to10_no_opt_x_shot",),
 }
+RATE_MAXIMUM_COT = 100_000
+INVERTED_SHARE = 0.3  # of inverted forms, where the forward ones have 1 (`CoT-II` in FLAN's public code)
+# Style of the forward forms; that of the inverted ones follows by its name, options or not.
+COT = {
+    "cot_zsopt": ("template_0to10_zero_shot",),
+    "cot_fsopt": ("template_mix_five_shot", "template_0to10_x_shot"),
+    "cot_zsnoopt": ("template_0to10_no_opt_zero_shot",),
+    "cot_fsnoopt": ("template_mix_no_opt_five_shot", "template_0to10_no_opt_x_shot"),
+}
 # What stands in for a style in datasets that have no options to show.
 WITHOUT_OPTIONS = {"template_0to10_non_deter_opt_zero_shot": "template_0to10_zero_shot"}
 # Builders whose configs are datasets of their own; the configs of any other share their texts.
@@ -119,6 +148,18 @@ _SAME = {
     "multi_nli_mismatch": "mnli",
     "esnli": "snli",
     "natural_questions_open": "natural_questions",
+    "qed": "natural_questions",  # its questions and passages, explained
+    "cot_ecqa": "commonsense_qa",  # its questions, explained
+    "cos_e": "commonsense_qa",
+    "cot_aqua": "aqua_rat",
+    "cot_creak": "creak",
+    "cot_esnli": "snli",
+    "cot_gsm8k": "gsm8k",
+    "mgsm": "gsm8k",  # 250 of its test rows, translated
+    "cot_qasc": "qasc",
+    "cot_qed": "natural_questions",
+    "cot_sensemaking": "sensemaking",
+    "cot_strategyqa": "strategyqa",
 }
 
 
@@ -131,12 +172,49 @@ class MixtureSpec:
       tasks: names of its tasks.
       rate_maximum: the number of examples past which a task weighs no more.
       evaluates: whether its tasks are there to be evaluated rather than trained on.
+      parts: the mixtures that it is made of, each with its share of the draws (shares need not sum to 1), where it is
+        made of any; `tasks` are then theirs, and `rate_maximum` holds in them (see `blend`).
+      factors: what the weights of some tasks are multiplied by.
+      cap: rows that are used of a dataset, at most, instead of what its collection uses.
+      left_out: what should be there and is not, a sentence each.
+      held_out: clusters that it holds nothing of as far as names tell; `Catalogue.open` asks a checkout's files, too.
     """
 
     name: str
     tasks: tuple[str, ...]
     rate_maximum: int | None = RATE_MAXIMUM
     evaluates: bool = False
+    parts: tuple[tuple["MixtureSpec", float], ...] = ()
+    factors: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    cap: int | None = None
+    left_out: tuple[str, ...] = ()
+    held_out: tuple[str, ...] = ()
+
+    def rates(self, weigh: Callable[[str, int | None], float]) -> dict[str, float]:
+        """The rate of each task, not normalised; the first task's is its weight.
+
+        Args:
+          weigh: (task, rate maximum) -> its weight; 0 for a task that is left out.
+        """
+        if not self.parts:
+            return {task: weigh(task, self.rate_maximum) * self.factors.get(task, 1.0) for task in self.tasks}
+        found: dict[str, float] = {}
+        scale = None
+        for part, share in self.parts:
+            own = part.rates(weigh)
+            whole = sum(own.values())
+            if not whole:
+                continue
+            scale = scale or whole / share
+            for task, rate in own.items():
+                found[task] = found.get(task, 0.0) + scale * share * rate / whole
+        return found
+
+
+def blend(name: str, parts: Sequence[tuple[MixtureSpec, float]]) -> MixtureSpec:
+    """A mixture of mixtures: each part has its share of the draws, and its own rates within that share."""
+    tasks = dict.fromkeys(task for part, _ in parts for task in part.tasks)
+    return MixtureSpec(name, tuple(tasks), None, all(part.evaluates for part, _ in parts), tuple(parts))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,13 +238,30 @@ class Recipe:
         return style if plain is None or seqio_tasks.scores(dataset) else plain
 
 
+@dataclasses.dataclass(frozen=True)
+class Blend:
+    """What a mixture of mixtures is made of: by name, each with its share of the draws.
+
+    The name of a recipe is the last part of a mixture's name, that of a blend the whole of it.
+    """
+
+    parts: Mapping[str, tuple["Recipe | Blend", float]]
+
+    def mixture(self, name: str) -> MixtureSpec:
+        made = [
+            (part.mixture(f"{name}_{own}" if isinstance(part, Recipe) else own), share)
+            for own, (part, share) in self.parts.items()
+        ]
+        return blend(name, made)
+
+
 Members = Sequence[spec.DatasetSpec]
 
 
-def table(specs: spec.SpecRegistry) -> dict[str, Recipe]:
+def table(specs: spec.SpecRegistry) -> dict[str, Recipe | Blend]:
     """Every mixture that follows from the datasets' clusters and collections, by name."""
     flan = [dataset for dataset in specs if dataset.collection == "flan2021"]
-    found: dict[str, Recipe] = {}
+    found: dict[str, Recipe | Blend] = {}
 
     def add(
         name: str, members: Members, *in_styles: str, evaluates: bool = False, rate: int | None = RATE_MAXIMUM
@@ -183,20 +278,43 @@ def table(specs: spec.SpecRegistry) -> dict[str, Recipe]:
             found[f"{name}_train"] = found[name]
         add(f"{name}_eval", evaluated, style, evaluates=True, rate=None)
 
-    cot = [dataset for dataset in specs if dataset.collection == "cot"]
     clusters = [cluster for cluster in (*dict.fromkeys(d.cluster for d in flan), "misc") if _of(flan, cluster)]
     rest = {cluster: list(_without(flan, cluster)) for cluster in clusters}
     for style in _training_styles():
         add(f"flan2021_{style}", flan, style)
-        add(f"cot_{style}", cot, style)
         for cluster in clusters:
             add(f"{cluster}_{style}", _of(flan, cluster), style, evaluates=True)
             add(f"flan_minus_{cluster}_{style}", rest[cluster], style)
+        for cluster in ("", *COMPARED):
+            names = [name for key, of in COMPARED.items() if cluster in ("", key) for name in of if name in specs]
+            part = f"{cluster}_" if cluster else ""
+            add(f"flan2021_eval_{part}{style}", [specs[n] for n in names], style, evaluates=True, rate=None)
     public = {name: specs[name] for members in PUBLIC.values() for name in members if name in specs}
     for name, train, evaluated, style in _public_splits():
         both(name, [public[d] for d in train if d in public], [public[d] for d in evaluated if d in public], style)
     for name, in_styles in COLLECTION.items():
         add(name, list(public.values()), *in_styles, rate=RATE_MAXIMUM_2022)
+    return found | _chain_of_thought([dataset for dataset in specs if dataset.collection == "cot"])
+
+
+def _chain_of_thought(datasets: Members) -> dict[str, Recipe | Blend]:
+    """The mixtures over the datasets with rationales."""
+    found: dict[str, Recipe | Blend] = {}
+    if not datasets:
+        return found
+    every = tuple(datasets)
+    turned = tuple(dataset for dataset in every if dataset.inverted)
+    for name, forward in COT.items():
+        inverted = tuple(styles.INVERSION + style.replace("_no_opt", "") for style in forward)
+        parts: dict[str, tuple[Recipe | Blend, float]] = {"forward": (Recipe(every, forward, RATE_MAXIMUM_COT), 1.0)}
+        if turned:
+            parts["inverted"] = (Recipe(turned, inverted, RATE_MAXIMUM_COT), INVERTED_SHARE)
+        found[name] = Blend(parts)
+    found["cot"] = found["cot_submix"] = Blend({name: (found[name], 1.0) for name in ("cot_zsopt", "cot_fsopt")})
+    for style in _training_styles():
+        count, _, shot = style.partition("templates")
+        for name in (style, f"{count}templates_trigger{shot}") if count.isdigit() else (style,):
+            found[f"cot_{name}"] = Recipe(every, (name,), RATE_MAXIMUM_COT)
     return found
 
 
@@ -279,10 +397,16 @@ def members_of(cluster: str) -> tuple[str, ...]:
     return MISC if cluster == "misc" else (cluster,)
 
 
+def _held(datasets: Iterable[spec.DatasetSpec], cluster: str) -> list[spec.DatasetSpec]:
+    """The datasets of a cluster, then those of the clusters that are held out with it."""
+    datasets = list(datasets)
+    return [d for other in (cluster, *EXCLUDED_WITH.get(cluster, ())) for d in _of(datasets, other)]
+
+
 def _without(datasets: Iterable[spec.DatasetSpec], cluster: str) -> Iterator[spec.DatasetSpec]:
     """Every dataset that may be trained on when a cluster is held out."""
     datasets = list(datasets)
-    held = _of(datasets, cluster)
+    held = _held(datasets, cluster)
     return (d for d in datasets if _reason(d.name, d.cluster, d.tfds_dataset, cluster, held) is None)
 
 
@@ -305,17 +429,19 @@ class Leak:
         return f"{self.task}: {self.reason}"
 
 
-def heldout_leaks(catalogue: Any, mixture: str, cluster: str) -> list[Leak]:
+def heldout_leaks(catalogue: Any, mixture: str, cluster: str, data_dir: str | None = None) -> list[Leak]:
     """Looks for tasks of a mixture that must not be trained on when a cluster is held out.
 
     These are tasks of the cluster itself, of the clusters held out with it, and of any dataset with a data source in
-    common with the cluster's. A task out of seqio's registries is judged by the TFDS dataset that it reads; one that
-    reads something else is reported, as nothing can be shown of it.
+    common with theirs: e-SNLI explains rows of SNLI, QED questions of Natural Questions. A task out of seqio's registries
+    is judged by the TFDS dataset that it reads; one that reads something else is reported, as nothing can be shown of it.
 
     Args:
       catalogue: a `mixtures.Catalogue`.
       mixture: the mixture, or task, that a model is trained on.
       cluster: what is held out; `misc` for the six clusters under "Misc." of the paper's figure.
+      data_dir: where a checkout of Natural Instructions may lie: its files say of each task what its texts are taken from,
+        its name only where it starts with it.
 
     Returns:
       One entry a task; empty if nothing leaks.
@@ -323,17 +449,23 @@ def heldout_leaks(catalogue: Any, mixture: str, cluster: str) -> list[Leak]:
     Raises:
       FlanError: no such mixture, or no such cluster.
     """
+    from flan_jax.data import provenance  # which asks this module what a source is called
+
     known = {dataset.cluster for dataset in catalogue.specs}
     if not known & set(members_of(cluster)):
         raise errors.unknown("cluster", cluster, known | {"misc"})
-    held = _of(catalogue.specs, cluster)
+    held, own = _held(catalogue.specs, cluster), catalogue.blends.own
+    theirs = provenance.held_out(held)
+    provenance.prepare(catalogue, mixture, data_dir)
     found = []
-    for name in catalogue.mixture(mixture).tasks:
+    for name in catalogue.mixture(mixture, data_dir).tasks:
         for task, dataset, of_cluster, tfds_dataset in _members(catalogue, name):
             if tfds_dataset is None:
                 reason = "it reads no TFDS dataset, so what it holds cannot be shown"
             else:
                 reason = _reason(dataset, of_cluster, tfds_dataset, cluster, held)
+            if reason is None and dataset in own:
+                reason = provenance.reason(own[dataset], theirs, cluster, data_dir)
             if reason is not None:
                 found.append(Leak(task, dataset, reason))
     return found
@@ -348,6 +480,8 @@ def _reason(dataset: str, of_cluster: str | None, tfds_dataset: str, cluster: st
     for other in held:
         if source(other.tfds_dataset) == source(tfds_dataset):
             held_out = f"{other.name} ({other.tfds_dataset}) of the held-out cluster {other.cluster}"
+            if other.cluster not in members_of(cluster):
+                held_out = f"{other.name} ({other.tfds_dataset}) of {other.cluster}, which is held out with {cluster}"
             return f"it reads {tfds_dataset}, the source of {held_out}"
     return None
 

@@ -109,7 +109,7 @@ def describe(
     lost = tokenizer.unrepresentable("".join(vocabulary.FALLBACKS))
     return {
         "vocabulary": {
-            "name": _vocabulary_name(tokenizer),
+            "name": vocabulary.name(tokenizer.vocabulary),
             "size": int(tokenizer.vocabulary.vocab_size),
             "stand_ins": [[character, vocabulary.FALLBACKS[character]] for character in lost],
         },
@@ -267,9 +267,3 @@ def _token_counts(
         raise errors.FlanError(f"dataset {dataset.name!r}: {error}") from None
     lengths = iter([len(ids) + 1 for ids in tokenizer.encode(texts)] if texts else [])
     return [[(next(lengths), next(lengths)) for _ in examples] for _ in loaded]
-
-
-def _vocabulary_name(tokenizer: vocabulary.Tokenizer) -> str:
-    """The vocabulary's file; only its name, so that a page that is passed on tells no directory."""
-    file = getattr(tokenizer.vocabulary, "sentencepiece_model_file", None)
-    return str(file).rsplit("/", 1)[-1] if file else type(tokenizer.vocabulary).__name__

@@ -1,6 +1,7 @@
 """What `flan data import` finds in a folder: which records make which dataset, before anything is read or written."""
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -8,14 +9,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from flan_jax import errors
+import yaml
+
+from flan_jax import errors, shipped
 
 MANIFEST = "MANIFEST.json"
 # As TFDS reads a name: NAME[/CONFIG][:VERSION]; its naming.py allows + - . in a config only. A config of dots alone
 # would be a path upwards.
 _TFDS_NAME = re.compile(r"([a-z][a-z0-9_]*)(?:/(?!\.+(?::|$))([\w+\-.]+))?(?::(\d+\.\d+\.\d+))?", re.ASCII)
 _SPLIT = re.compile(r"(?!all$)[a-zA-Z_]\w*", re.ASCII)
-_SUFFIXES = (".jsonl", ".jsonl.gz")
+_COLUMN = re.compile(r"[a-zA-Z_]\w*", re.ASCII)
+TSV = ".tsv"
+_SUFFIXES = tuple(kind + packed for kind in (".jsonl", TSV) for packed in ("", ".gz"))
+_EXPECTED = "<key>/<split>.jsonl or .tsv, perhaps with .gz"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +35,7 @@ class Source:
       version: the version asked for, or None for the builder's default (1.0.0 without a builder).
       builder: True if a manifest says that TFDS has a builder, False if it says that it has none, None if nobody says.
       fields: the manifest's description of a record, or None.
+      columns: names of the columns of its TSV files, or None where their first line gives them.
       files: each split's files, in order.
       problem: why this dataset cannot be imported, if that is known already.
     """
@@ -38,6 +45,7 @@ class Source:
     version: str | None
     builder: bool | None
     fields: Any
+    columns: tuple[str, ...] | None
     files: Mapping[str, tuple[Path, ...]]
     problem: str | None = None
 
@@ -47,31 +55,33 @@ class Source:
         return self.keys[0] if len(self.keys) == 1 else self.name
 
 
-def find_sources(source_dir: Path, keys: Iterable[str] | None = None) -> list[Source]:
+def find_sources(
+    source_dir: Path, keys: Iterable[str] | None = None, columns: Sequence[str] | None = None
+) -> list[Source]:
     """Returns the datasets under `source_dir`, those of the manifest first and in its order.
 
     Args:
-      source_dir: a folder of `<key>/<split>.jsonl[.gz]`, with or without MANIFEST.json.
+      source_dir: a folder of `<key>/<split>.jsonl[.gz]` and `<key>/<split>.tsv[.gz]`, with or without MANIFEST.json.
       keys: keys (or TFDS names) to keep; None for all. One key of a joined dataset selects the whole of it.
+      columns: names of the columns of TSV files without a line of names, where neither the manifest nor flan_jax's own
+        list of public files (`tasks/manual_downloads.yaml`) knows better.
 
     Raises:
       FlanError: for a folder without records, an unreadable manifest, a key or name that leaves the folder or that TFDS
         cannot hold, or an unknown key.
     """
     if not source_dir.is_dir():
-        raise errors.FlanError(f"{source_dir}: no such folder; expected a folder with <key>/<split>.jsonl or .jsonl.gz")
+        raise errors.FlanError(f"{source_dir}: no such folder; expected a folder with {_EXPECTED}")
     folders = _record_folders(source_dir)
     entries = _read_manifest(source_dir)
     sources: dict[str, Source] = {}
     for key, entry in {**dict.fromkeys(entries), **dict.fromkeys(folders)}.items():
         entry = entries.get(key)
-        source = _source(source_dir, key, entry, folders.get(key, ()))
+        source = _source(source_dir, key, entry, folders.get(key, ()), columns)
         identity = f"{source.name}:{source.version}"
         sources[identity] = _join(sources[identity], source) if identity in sources else source
     if not sources:
-        raise errors.FlanError(
-            f"{source_dir}: no records; expected files named <key>/<split>.jsonl or <key>/<split>.jsonl.gz"
-        )
+        raise errors.FlanError(f"{source_dir}: no records; expected files named {_EXPECTED}")
     return _select(list(sources.values()), keys)
 
 
@@ -129,9 +139,16 @@ def _read_manifest(source_dir: Path) -> dict[str, dict[str, Any]]:
     return entries
 
 
-def _source(source_dir: Path, key: str, entry: Mapping[str, Any] | None, files: Sequence[Path]) -> Source:
+def _source(
+    source_dir: Path,
+    key: str,
+    entry: Mapping[str, Any] | None,
+    files: Sequence[Path],
+    given: Sequence[str] | None,
+) -> Source:
     tfds_name = entry.get("tfds_name") if entry else None
-    fields = entry.get("fields") if entry else None
+    known = _public_files().get(key, {}) if entry is None else entry
+    fields, columns = known.get("fields"), known.get("columns", given)
     if tfds_name is not None:
         matched = _TFDS_NAME.fullmatch(tfds_name) if isinstance(tfds_name, str) else None
         if not matched:
@@ -149,15 +166,38 @@ def _source(source_dir: Path, key: str, entry: Mapping[str, Any] | None, files: 
         name, version = legal_name(key), None
     splits, problem = _splits(files)
     if not files:
-        problem = f"no records: {source_dir / key} has no file <split>.jsonl or <split>.jsonl.gz"
-    return Source((key,), name, version, builder, fields, {split: (path,) for split, path in splits.items()}, problem)
+        problem = f"no records: {source_dir / key} has no file <split>.jsonl or <split>.tsv, perhaps with .gz"
+    columns = None if columns is None else column_names(columns, f"key {key!r}: columns")
+    if columns is not None and not any(TSV in path.suffixes for path in files):
+        columns = None  # of no account for JSON lines
+    paths = {split: (path,) for split, path in splits.items()}
+    return Source((key,), name, version, builder, fields, columns, paths, problem)
+
+
+def column_names(columns: Any, where: str) -> tuple[str, ...]:
+    """Checks names of columns; `where` starts the error."""
+    names = tuple(columns) if isinstance(columns, (list, tuple)) else ()
+    wrong = [name for name in names if not isinstance(name, str) or not _COLUMN.fullmatch(name)]
+    if not names or wrong or len(set(names)) < len(names):
+        shown = wrong[0] if wrong else columns
+        raise errors.FlanError(
+            f"{where}: given {str(shown)[:60]!r}; expected different names of letters, digits and '_'"
+        )
+    return names
+
+
+@functools.cache
+def _public_files() -> dict[str, Any]:
+    """What is known of files that no TFDS builder reads, by the key that they are imported under."""
+    path = shipped.directory("tasks") / "manual_downloads.yaml"
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def _splits(files: Sequence[Path]) -> tuple[dict[str, Path], str | None]:
     """Returns the file of each split, and what is wrong with them, if anything."""
     splits: dict[str, Path] = {}
     for path in files:
-        split = path.name.removesuffix(".gz").removesuffix(".jsonl")
+        split = path.name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(TSV)
         if not _SPLIT.fullmatch(split):
             return (
                 {},
@@ -189,7 +229,7 @@ def legal_name(key: str) -> str:
     >>> legal_name("My-Set"), legal_name("mgsm/de"), legal_name("a/b/c"), legal_name("2wiki")
     ('my_set', 'mgsm/de', 'a/b_c', 'd_2wiki')
     """
-    head, *rest = PurePosixPath(key).parts
+    head, *rest = PurePosixPath(key).parts or (key,)
     name = re.sub(r"[^a-z0-9_]", "_", head.lower())
     name = name if name[0].isalpha() else f"d_{name}"
     config = re.sub(r"[^\w+\-.]", "_", "_".join(rest), flags=re.ASCII)

@@ -1,7 +1,8 @@
-"""JSON lines in, prepared TFDS directories out: `flan data import`.
+"""JSON lines or TSV in, prepared TFDS directories out: `flan data import`.
 
 A row of training data always comes from a prepared TFDS directory. `import_datasets` makes one from
-`<key>/<split>.jsonl[.gz]`, so that a sample, a user's own files and a real download run the same code afterwards.
+`<key>/<split>.jsonl[.gz]` or `<key>/<split>.tsv[.gz]` (see `records`), so that a sample, a user's own files and a real
+download run the same code afterwards.
 
 A dataset is written into a hidden folder of the data directory and renamed into place when it is complete; a reader
 sees the old dataset, none, or the new one, never half of one. The order, so that the next
@@ -19,7 +20,6 @@ import at a time works on a data directory: the lock is held by the kernel and g
 import contextlib
 import dataclasses
 import fcntl
-import gzip
 import hashlib
 import importlib.metadata
 import itertools
@@ -27,13 +27,12 @@ import json
 import os
 import shutil
 import time
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from flan_jax import errors
-from flan_jax.data import features_json, import_plan, prepared, quiet
+from flan_jax.data import features_json, import_plan, prepared, quiet, records
 
 RECORD = "flan_jax_import.json"
 STAGE = ".flan_jax_import"
@@ -106,6 +105,7 @@ def import_datasets(
     *,
     keys: Iterable[str] | None = None,
     overwrite: bool = False,
+    columns: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> ImportReport:
     """Imports the records under `source_dir` into the TFDS data directory `data_dir`.
@@ -115,10 +115,12 @@ def import_datasets(
     only.
 
     Args:
-      source_dir: holds `<key>/<split>.jsonl[.gz]` and perhaps MANIFEST.json (see `import_plan`).
+      source_dir: holds `<key>/<split>.jsonl[.gz]`, `<key>/<split>.tsv[.gz]` and perhaps MANIFEST.json (see
+        `import_plan`).
       data_dir: where TFDS looks for datasets; created if need be. A local directory.
       keys: the keys to import; None for all.
       overwrite: whether a prepared directory that another program wrote may be replaced.
+      columns: of TSV files that do not start with a line of names.
       progress: is told of each dataset.
 
     Returns:
@@ -131,7 +133,7 @@ def import_datasets(
         raise errors.FlanError(
             f"data directory {str(data_dir)!r}: an import needs a local directory; copy it to the bucket afterwards"
         )
-    sources = import_plan.find_sources(Path(source_dir), keys)
+    sources = import_plan.find_sources(Path(source_dir), keys, columns)
     root = Path(data_dir).absolute()
     if progress is not None:
         progress.on_start(len(sources))
@@ -232,6 +234,7 @@ def _signature(source: import_plan.Source, source_dir: Path) -> dict[str, Any]:
             except OSError as problem:
                 raise errors.FlanError(f"{path}: cannot be read ({problem.strerror})") from None
             files[split].append([path.relative_to(source_dir).as_posix(), digest])
+    of_tsv = {} if source.columns is None else {"columns": list(source.columns)}
     return {
         "format": _FORMAT,
         "tfds": importlib.metadata.version("tensorflow-datasets"),
@@ -240,6 +243,7 @@ def _signature(source: import_plan.Source, source_dir: Path) -> dict[str, Any]:
         "builder": source.builder,
         "fields": source.fields,
         "sources": files,
+        **of_tsv,
     }
 
 
@@ -330,7 +334,7 @@ def _own_schema(source: import_plan.Source) -> features_json.Struct:
     if source.fields is None:
         inference = features_json.Inference()
         for path in itertools.chain.from_iterable(source.files.values()):
-            for line, record in _records(path):
+            for line, record in records.read(path, source.columns):
                 try:
                     inference.add(record)
                 except features_json.Mismatch as problem:
@@ -365,55 +369,20 @@ def _write(source: import_plan.Source, info: Any, schema: features_json.Schema) 
     check = features_json.checker(schema)
     writer = tfds.core.SequentialWriter(info, max_examples_per_shard=_ROWS_PER_SHARD, file_format="tfrecord")
     writer.initialize_splits(list(source.files))
+    add = quiet.tfds_writes()(writer.add_examples)
     for split, paths in source.files.items():
         for path in paths:
             batch: list[Any] = []
-            for line, record in _records(path):
+            for line, record in records.read(path, source.columns):
                 try:
                     batch.append(check(record))
                 except features_json.Mismatch as problem:
                     raise _bad_record(path, line, problem) from None
                 if len(batch) == _ROWS_PER_WRITE:
-                    writer.add_examples({split: batch})
+                    add({split: batch})
                     batch = []
-            writer.add_examples({split: batch})
+            add({split: batch})
     writer.close_all()
-
-
-def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields (line number from 1, object) of a JSON-lines file, gzipped or not; an empty file is an error."""
-    line = 0
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
-            # Bytes, split at b"\n" only: str.splitlines would also cut inside a text at U+2028.
-            for line, content in enumerate(file, start=1):
-                yield line, _record(path, line, content)
-    except (OSError, EOFError, zlib.error) as problem:
-        reason = getattr(problem, "strerror", None) or problem
-        after = f" after line {line}" if line else ""
-        kind = "gzip-compressed JSON lines" if path.suffix == ".gz" else "JSON lines"
-        raise errors.FlanError(f"{path}: cannot be read{after} ({reason}); expected {kind}") from None
-    if not line:
-        raise errors.FlanError(f"{path}: no records; expected one JSON object a line")
-
-
-def _record(path: Path, line: int, content: bytes) -> dict[str, Any]:
-    try:
-        record = json.loads(content.decode("utf-8"), parse_constant=_refuse_constant)
-    except UnicodeDecodeError as problem:
-        raise errors.FlanError(f"{path}, line {line}: not UTF-8 at byte {problem.start}; expected UTF-8 text") from None
-    except (ValueError, RecursionError) as problem:
-        given = features_json.shown(content.decode("utf-8", "replace").strip())
-        raise errors.FlanError(
-            f"{path}, line {line}: not JSON ({problem}): given {given}; expected one JSON object"
-        ) from None
-    if type(record) is not dict:
-        raise errors.FlanError(f"{path}, line {line}: given {features_json.shown(record)}; expected a JSON object")
-    return record
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON number")
 
 
 def _bad_record(path: Path, line: int, problem: features_json.Mismatch) -> errors.FlanError:

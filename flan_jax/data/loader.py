@@ -7,11 +7,12 @@ hosts there are. A lane's whole state is a few integers (draws made, draws per t
 draws waiting in its packer), saved beside the parameters; nothing is replayed.
 """
 
+import contextlib
 import dataclasses
 import queue
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -34,9 +35,11 @@ def num_lanes(batch_size: int) -> int:
     return lanes
 
 
-def feature_lengths(lengths: dict[str, int], pack: bool) -> dict[str, int]:
+def feature_lengths(
+    lengths: dict[str, int], pack: bool, converter: features.Converter = features.ENCODER_DECODER
+) -> dict[str, int]:
     """The features of a batch and the length of each: what a step is compiled for before the first batch is there."""
-    row = features.encoder_decoder_row([], lengths, pack)
+    row = converter.row([], lengths, pack)
     return {name: len(value) for name, value in row.items()}
 
 
@@ -44,19 +47,31 @@ class Lane:
     """One endless stream of rows."""
 
     def __init__(
-        self, mixture: mixtures.OpenMixture, lane: int, lanes: int, lengths: dict[str, int], seed: int, pack: bool
+        self,
+        mixture: mixtures.OpenMixture,
+        lane: int,
+        lanes: int,
+        lengths: dict[str, int],
+        seed: int,
+        pack: bool,
+        converter: features.Converter = features.ENCODER_DECODER,
     ) -> None:
         self._streams = [member.stream for member in mixture.members]
         self._cumulative = np.cumsum(mixture.probabilities)
         self._lane, self._lanes, self._lengths, self._seed, self._pack = lane, lanes, lengths, seed, pack
+        self._converter = converter
         self._draws = 0
         self._counts = np.zeros(len(self._streams), np.int64)
         self._packer = self._new_packer()
 
     def _new_packer(self) -> packing.BestFitPacker:
-        return packing.BestFitPacker(
-            [self._lengths["inputs"], self._lengths["targets"]], WINDOW if self._pack else _DRAW
-        )
+        return packing.BestFitPacker(self._converter.capacity(self._lengths), WINDOW if self._pack else _DRAW)
+
+    def laid_out(self) -> "Row":
+        """Makes the next row as the model reads it."""
+        taken = self.row()
+        found = self._converter.row([example for _, example in taken], self._lengths, self._pack)
+        return Row(found, sum(sum(self._converter.sizes(one)) for _, one in taken), [task for task, _ in taken])
 
     def row(self) -> list[tuple[int, seqio_tasks.Tokenised]]:
         """Returns the next row: (task index, example) for each example in it."""
@@ -68,10 +83,13 @@ class Lane:
         taken = self._packer.row() if self._pack else self._packer.oldest()
         return [(key[0], example) for key, example in taken]  # type: ignore[misc]  # as `_add` put them in
 
-    def _draw(self, count: int) -> None:
-        numbers = np.arange(self._draws, self._draws + count)
+    def drawn(self, numbers: np.ndarray) -> np.ndarray:
+        """The task of each of these draws of the lane."""
         points = stateless.uniform(self._seed, _SALT_TASK, self._lane, numbers)
-        tasks = np.minimum(np.searchsorted(self._cumulative, points, side="right"), len(self._streams) - 1)
+        return np.minimum(np.searchsorted(self._cumulative, points, side="right"), len(self._streams) - 1)
+
+    def _draw(self, count: int) -> None:
+        tasks = self.drawn(np.arange(self._draws, self._draws + count))
         self._draws += count
         places = np.empty(count, np.int64)
         for task in np.unique(tasks):
@@ -88,11 +106,11 @@ class Lane:
         for where, examples in zip(wheres, streams.read_together(requests), strict=True):
             for index, example in zip(where.tolist(), examples, strict=True):
                 found[index] = ((int(tasks[index]), int(places[index])), example)
-        self._packer.add(found, [(len(example.inputs), len(example.targets)) for _, example in found])
+        self._packer.add(found, [self._converter.sizes(example) for _, example in found])
 
     def position(self) -> "Position":
         """Where the lane is: a snapshot that further rows leave alone."""
-        return Position(self._draws, self._counts.tolist(), self._packer.waiting)
+        return Position(self._draws, self._counts.tolist(), [key for key, _ in self._packer.waiting])  # type: ignore[misc]
 
     def seek_positions(self, state: State | None = None) -> list[int]:
         """The first position of each task's stream that this lane reads after a saved state, or from the start."""
@@ -111,17 +129,34 @@ class Lane:
             self._add(waiting[:, 0], waiting[:, 1])
 
 
+class Row(NamedTuple):
+    """A row as the model reads it: int32 arrays [length], tokens that are not padding, and the task of each of its examples."""
+
+    features: features.Features
+    tokens: int
+    tasks: list[int]
+
+
+class Part(NamedTuple):
+    """A lane's rows of one batch: `features` [rows, length], `tokens` of all, `tasks` of each row, and where the lane then is."""
+
+    features: features.Features
+    tokens: int
+    tasks: list[list[int]]
+    position: "Position"
+
+
 @dataclasses.dataclass(frozen=True)
 class Position:
-    """A lane's position: draws made, draws made of each task, and the waiting ((task, place), example) pairs."""
+    """A lane's position: draws made, draws made of each task, and (task, place) of each example that waits."""
 
     draws: int
     counts: list[int]
-    waiting: list[Any]
+    waiting: list[tuple[int, int]]
 
     def state(self) -> State:
         """The same, JSON-ready."""
-        return {"draws": self.draws, "counts": self.counts, "waiting": [list(key) for key, _ in self.waiting]}
+        return {"draws": self.draws, "counts": self.counts, "waiting": [list(key) for key in self.waiting]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +168,8 @@ class Batch:
       identity: what the stream is a function of.
       positions: where each lane of this host is after this batch.
       examples: int64 [tasks]: examples of each task in this host's rows.
-      tokens: input and target tokens in this host's rows that are not padding.
+      tokens: tokens in this host's rows that are not padding.
+      tasks: of each row, the task of each of its examples.
     """
 
     features: features.Features
@@ -141,12 +177,70 @@ class Batch:
     positions: dict[int, Position]
     examples: np.ndarray
     tokens: int
+    tasks: Sequence[Sequence[int]]
 
     @property
     def state(self) -> State:
         """The stream's position after this batch, JSON-ready: made on demand, since few steps save it (2 ms)."""
         lanes = {str(lane): position.state() for lane, position in self.positions.items()}
         return {"identity": self.identity, "lanes": lanes}
+
+
+class Source(Protocol):
+    """What makes a host's lanes: this process (`Lanes`), or several others (`loader_processes.Processes`)."""
+
+    def start(self, kept: Mapping[int, Sequence[bool]], lanes: int, saved: Mapping[int, State]) -> None:
+        """Says which lanes to make and where from.
+
+        Args:
+          kept: lane -> of each of its rows of a batch, whether it is this host's.
+          lanes: how many there are in all.
+          saved: lane -> the position to continue from; those that are not in it begin at their start.
+        """
+        ...
+
+    def parts(self) -> Generator[dict[int, Part], None, None]:
+        """Yields each lane's part of a batch, batch after batch; continues where it was if it is called again."""
+        ...
+
+
+class Lanes:
+    """Makes lanes in this process."""
+
+    def __init__(
+        self,
+        mixture: mixtures.OpenMixture,
+        lengths: dict[str, int],
+        seed: int,
+        pack: bool,
+        converter: features.Converter = features.ENCODER_DECODER,
+    ) -> None:
+        self._mixture, self._lengths, self._seed, self._pack, self._converter = mixture, lengths, seed, pack, converter
+        self._kept: Mapping[int, Sequence[bool]] = {}
+        self.open: dict[int, Lane] = {}
+
+    def start(self, kept: Mapping[int, Sequence[bool]], lanes: int, saved: Mapping[int, State]) -> None:
+        self._kept = kept
+        self.open = {
+            number: Lane(self._mixture, number, lanes, self._lengths, self._seed, self._pack, self._converter)
+            for number in kept
+        }
+        firsts = {number: lane.seek_positions(saved.get(number)) for number, lane in self.open.items()}
+        for task, member in enumerate(self._mixture.members):
+            member.stream.seek({number: first[task] for number, first in firsts.items()}, lanes)
+        for number, lane in self.open.items():
+            if number in saved:
+                lane.restore(saved[number])
+
+    def parts(self) -> Generator[dict[int, Part], None, None]:
+        while True:
+            yield {number: self._part(lane, self._kept[number]) for number, lane in self.open.items()}
+
+    def _part(self, lane: Lane, kept: Sequence[bool]) -> Part:
+        made = [lane.laid_out() if keep else lane.row() for keep in kept]
+        rows = [row for row in made if isinstance(row, Row)]  # the others are another host's
+        tokens, tasks = sum(row.tokens for row in rows), [row.tasks for row in rows]
+        return Part(features.stack([row.features for row in rows]), tokens, tasks, lane.position())
 
 
 class TrainLoader:
@@ -160,8 +254,10 @@ class TrainLoader:
         batch_size: int,
         seed: int,
         pack: bool,
+        converter: features.Converter = features.ENCODER_DECODER,
         host: int = 0,
         hosts: int = 1,
+        source: Source | None = None,
     ) -> None:
         """Args:
           mixture: the open tasks and their rates.
@@ -169,8 +265,10 @@ class TrainLoader:
           batch_size: rows of the global batch.
           seed: of every choice.
           pack: whether rows hold several examples.
+          converter: lays rows out as the model's family reads them.
           host: index of this process.
           hosts: number of processes; must divide the batch.
+          source: what makes the lanes, of the same mixture and settings; this process where None.
 
         Raises:
           FlanError: the rows of a batch cannot be shared out evenly.
@@ -180,12 +278,12 @@ class TrainLoader:
                 f"batch size {batch_size} cannot be shared by {hosts} hosts; expected a multiple of {hosts}"
             )
         self.mixture = mixture
-        self._lengths, self._pack = lengths, pack
-        lanes = num_lanes(batch_size)
-        self._lane_rows = batch_size // lanes
-        self._rows = range(host * batch_size // hosts, (host + 1) * batch_size // hosts)  # of the global batch
-        mine = range(self._rows.start // self._lane_rows, -(-self._rows.stop // self._lane_rows))
-        self._lanes = {lane: Lane(mixture, lane, lanes, lengths, seed, pack) for lane in mine}
+        self._lanes = num_lanes(batch_size)
+        rows = range(host * batch_size // hosts, (host + 1) * batch_size // hosts)  # of the global batch
+        size = batch_size // self._lanes
+        mine = range(rows.start // size, -(-rows.stop // size))
+        self._kept = {lane: [row in rows for row in range(lane * size, (lane + 1) * size)] for lane in mine}
+        self._source = Lanes(mixture, lengths, seed, pack, converter) if source is None else source
         self._identity = {
             "mixture": mixture.name,
             "tasks": [member.name for member in mixture.members],
@@ -195,9 +293,25 @@ class TrainLoader:
             "lengths": dict(lengths),
             "batch_size": batch_size,
             "pack": pack,
+            "features": converter.name,
             "shuffle": mixture.shuffle,
         }
-        self._seek({})
+        self._source.start(self._kept, self._lanes, {})
+
+    @property
+    def identity(self) -> State:
+        """What the stream is a function of: the same on every host, however it got its data."""
+        return self._identity
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks' names, in the order of `Batch.examples`."""
+        return [member.name for member in self.mixture.members]
+
+    @property
+    def clusters(self) -> list[str | None]:
+        """The cluster of each task."""
+        return [member.cluster for member in self.mixture.members]
 
     def restore(self, state: State) -> None:
         """Continues after a saved batch.
@@ -206,6 +320,11 @@ class TrainLoader:
           FlanError: the state is of another mixture, data, seed, batch size or lengths; it names what differs. Or it
             lacks a lane of this host.
         """
+        if "packed_cache" in state.get("identity", {}):
+            raise errors.FlanError(
+                "the saved data position was reached with a packed cache; continue with the same PACKED_CACHE, "
+                "or start from the checkpoint's parameters in a new MODEL_DIR"
+            )
         for key, ours in self._identity.items():
             if state.get("identity", {}).get(key) != ours:
                 raise errors.FlanError(
@@ -214,39 +333,30 @@ class TrainLoader:
                     "or start from the checkpoint's parameters in a new MODEL_DIR"
                 )
         saved = {int(lane): position for lane, position in state["lanes"].items()}
-        absent = sorted(set(self._lanes) - set(saved))
+        absent = sorted(set(self._kept) - set(saved))
         if absent:
             raise errors.FlanError(
                 f"the saved data position has lanes {sorted(saved)}, this host also needs {absent}: "
                 "it was saved by one of several hosts without the others' lanes (`merge_states`)"
             )
-        self._seek(saved)
-        for lane, stream in self._lanes.items():
-            stream.restore(saved[lane])
+        self._source.start(self._kept, self._lanes, {lane: saved[lane] for lane in self._kept})
 
-    def _seek(self, saved: Mapping[int, State]) -> None:
-        """Tells each task's stream which positions this host will read."""
-        firsts = {lane: stream.seek_positions(saved.get(lane)) for lane, stream in self._lanes.items()}
-        for task, member in enumerate(self.mixture.members):
-            member.stream.seek(
-                {lane: first[task] for lane, first in firsts.items()}, num_lanes(self._identity["batch_size"])
-            )
+    @staticmethod
+    def merge(states: Sequence[State]) -> State:
+        """The position of all hosts, given each one's: what a checkpoint holds."""
+        return merge_states(states)
 
     def __iter__(self) -> Iterator[Batch]:
-        while True:
-            rows, examples, tokens = [], np.zeros(len(self.mixture.members), np.int64), 0
-            for number, lane in self._lanes.items():
-                for index in range(number * self._lane_rows, (number + 1) * self._lane_rows):
-                    row = lane.row()
-                    if index not in self._rows:  # another host's
-                        continue
-                    rows.append(
-                        features.encoder_decoder_row([example for _, example in row], self._lengths, self._pack)
-                    )
-                    np.add.at(examples, [task for task, _ in row], 1)
-                    tokens += sum(len(example.inputs) + len(example.targets) for _, example in row)
-            positions = {number: lane.position() for number, lane in self._lanes.items()}
-            yield Batch(features.stack(rows), self._identity, positions, examples, tokens)
+        with contextlib.closing(self._source.parts()) as every:
+            for parts in every:
+                ordered = [parts[lane] for lane in self._kept]
+                tasks = [row for part in ordered for row in part.tasks]
+                examples = np.bincount([task for row in tasks for task in row], minlength=len(self.mixture.members))
+                joined = {
+                    name: np.concatenate([part.features[name] for part in ordered]) for name in ordered[0].features
+                }
+                positions = {lane: part.position for lane, part in parts.items()}
+                yield Batch(joined, self._identity, positions, examples, sum(part.tokens for part in ordered), tasks)
 
 
 def merge_states(states: Sequence[State]) -> State:

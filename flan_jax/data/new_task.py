@@ -91,8 +91,11 @@ def create(
         plan = scaffold.plan(builder.schema)
     except errors.FlanError as error:
         raise errors.FlanError(f"{builder.name}: {error}") from None
-    splits = choose_splits(builder, plan)
-    source = scaffold_text.module(name, cluster, builder.name, plan, splits, builder.rows)
+    # Of a dataset that is not here, the catalogue knows the splits if it has it under another name.
+    same = next((ours for ours in taken if ours.tfds_name == builder.name), None) if not builder.rows else None
+    splits = dict(same.splits) if same else choose_splits(builder, plan)
+    rows = {splits.get("train", "").partition("[")[0]: same.train_rows} if same else builder.rows
+    source = scaffold_text.module(name, cluster, builder.name, plan, splits, rows)
     # Put together out of sight, so that a failure leaves nothing behind.
     with tempfile.TemporaryDirectory() as hidden:
         made = [pathlib.Path(hidden) / file.name for file in files]
@@ -214,7 +217,7 @@ def _schema(name: str, info: Any) -> features_json.Struct:
 def choose_splits(builder: Builder, plan: scaffold.Plan) -> dict[str, str]:
     """Picks train, validation and test; a split whose labels are withheld is passed over, one that is not there carved.
 
-    Of a dataset that is not prepared the names are a guess: its own train and test split.
+    Of a dataset that is neither prepared nor in the catalogue the names are a guess: its own train and test split.
     """
     if not builder.rows:
         return {"train": "train[:-200]", "validation": "train[-200:]", "test": "test"}

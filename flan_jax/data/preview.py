@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flan_jax.data import features, loader, mixtures, seqio_tasks, sources, vocabulary
+from flan_jax.data import features, loader, mixtures, seqio_tasks, vocabulary
 
 
 def show(
@@ -19,6 +19,7 @@ def show(
     seed: int,
     missing: str,
     pack: bool,
+    converter: features.Converter = features.ENCODER_DECODER,
 ) -> None:
     """Prints the first rows of a task or mixture: text, tokens, segments, loss mask, and what was cut off.
 
@@ -33,22 +34,25 @@ def show(
       seed: of the stream.
       missing: `error` or `skip`, for tasks whose data is not there.
       pack: whether rows hold several examples.
+      converter: of the model's family.
     """
     tokenizer = vocabulary.Tokenizer(vocabulary.sentencepiece_vocabulary(vocabulary_file))
     mixture = mixtures.Catalogue.from_modules(module).open(
         name,
-        data_dir=sources.resolve_data_dir(data_dir),
+        data_dir=data_dir,
         split=split,
         tokenizer=tokenizer,
         lengths=lengths,
         seed=seed,
         missing=missing,
     )
-    lane = loader.Lane(mixture, 0, 1, lengths, seed, pack)
+    lane = loader.Lane(mixture, 0, 1, lengths, seed, pack, converter)
     for number in range(count):
         row = lane.row()
         print(f"=== row {number} of {name}, {split}: {len(row)} example{'s' if len(row) != 1 else ''}")
-        _show_row(row, mixture, tokenizer, lengths, pack)
+        _show_row(row, mixture, tokenizer, lengths, pack, converter)
+    if not pack:
+        print("one example a row, without segments; --pack shows rows as training packs them")
 
 
 def _show_row(
@@ -57,6 +61,7 @@ def _show_row(
     tokenizer: vocabulary.Tokenizer,
     lengths: dict[str, int],
     pack: bool,
+    converter: features.Converter,
 ) -> None:
     for segment, (task, example) in enumerate(row, start=1):
         print(f"--- segment {segment}: {mixture.members[task].name}")
@@ -65,7 +70,7 @@ def _show_row(
             print(_indented(tokenizer.decode(ids[:-1] if ids[-1:] == [tokenizer.vocabulary.eos_id] else ids)))
             print("  tokens: " + " ".join(_pieces(tokenizer, ids)))
     print("--- features")
-    for name, values in features.encoder_decoder_row([example for _, example in row], lengths, pack).items():
+    for name, values in converter.row([example for _, example in row], lengths, pack).items():
         used = int(np.flatnonzero(values)[-1]) + 1 if values.any() else 0
         shown = " ".join(str(value) for value in values[: min(used, 48)])
         print(f"  {name:24}[{len(values)}] {shown}{' ...' if used > 48 else ''}")

@@ -1,25 +1,56 @@
-"""Imports of TensorFlow and seqio without their start-up chatter on stderr (C++ log lines that no setting turns off)."""
+"""TensorFlow, seqio and TFDS without their chatter on stderr: C++ log lines that no setting turns off, and TFDS about itself."""
 
 import contextlib
+import logging
 import os
 import sys
 import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+from flan_jax import errors
+
 
 def seqio() -> Any:
     """Returns the seqio module, which imports TensorFlow: about 6 s the first time."""
     with _stderr_held_back("seqio"):
-        import seqio as module
+        try:
+            import seqio as module
+        except ModuleNotFoundError as error:
+            raise _missing(error) from None
     return module
 
 
 def tensorflow() -> Any:
     """Returns the TensorFlow module."""
     with _stderr_held_back("tensorflow"):
-        import tensorflow as module
+        try:
+            import tensorflow as module
+        except ModuleNotFoundError as error:
+            raise _missing(error) from None
     return module
+
+
+@contextlib.contextmanager
+def tfds_writes() -> Iterator[None]:
+    """Drops what TFDS says of its own code while it writes: its writer reads `TensorInfo.dtype`, ten lines say it is deprecated."""
+
+    def about_the_user(record: logging.LogRecord) -> bool:
+        return "TensorInfo.dtype` is deprecated" not in record.getMessage()
+
+    absl = logging.getLogger("absl")
+    absl.addFilter(about_the_user)
+    try:
+        yield
+    finally:
+        absl.removeFilter(about_the_user)
+
+
+def _missing(error: ModuleNotFoundError) -> errors.FlanError:
+    return errors.FlanError(
+        f"{error}: without TensorFlow and seqio a run reads packed caches only, PACKED_CACHE for training and "
+        "PACKED_EVAL_CACHE (or train_script.train.train_eval_dataset_cfg = None) for the held-back loss"
+    )
 
 
 @contextlib.contextmanager

@@ -2,10 +2,10 @@
 
 import hashlib
 import logging
-import os
 import pathlib
 
 from flan_jax import errors, shipped
+from flan_jax.data import cache_dir as cache_dir_lib
 from flan_jax.data import importer
 
 logger = logging.getLogger(__name__)
@@ -17,16 +17,14 @@ def prepare(cache_dir: str | None = None) -> str:
     """Returns the TFDS directory of the embedded sample, making it where it is not there yet (about 15 s).
 
     Args:
-      cache_dir: where to keep it; `$FLAN_JAX_CACHE`, else `$XDG_CACHE_HOME/flan_jax`, else `~/.cache/flan_jax`.
+      cache_dir: where to keep it; see `cache_dir.root`.
 
     Raises:
       FlanError: the sample does not import (a damaged installation).
     """
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    root = cache_dir or os.environ.get("FLAN_JAX_CACHE") or os.path.join(home, "flan_jax")
     records = source()
     # The name carries the content, so that a new version of the sample never meets an old copy of it.
-    data_dir = pathlib.Path(root) / f"sample-{_digest(records)}"
+    data_dir = pathlib.Path(cache_dir_lib.root(cache_dir)) / f"sample-{_digest(records)}"
     if not (data_dir / _DONE).exists():
         logger.info("importing the embedded sample into %s", data_dir)
         report = importer.import_datasets(records, data_dir)
@@ -39,13 +37,13 @@ def prepare(cache_dir: str | None = None) -> str:
 
 
 def source() -> pathlib.Path:
-    """The folder of the sample's JSON lines."""
+    """The folder of the sample's records."""
     return shipped.directory("data/sample")
 
 
 def _digest(records: pathlib.Path) -> str:
     digest = hashlib.sha256()
-    for path in sorted(records.rglob("*.jsonl")):
+    for path in sorted([*records.rglob("*.jsonl"), *records.rglob("*.tsv")]):
         digest.update(str(path.relative_to(records)).encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]

@@ -153,10 +153,10 @@ def _templates(plan: scaffold.Plan) -> list[str]:
     these = "this" if len(names) == 1 else "these"
     if plan.has_options:
         chosen = [
-            f"{plain}\n\nWhich of the options is right?",
-            f"{headed}\nRight option:",
-            f"Read {what}, then decide on one of the options.\n\n{parted}",
-            f"One option below goes with {these}. Which one?\n\n{headed}",
+            f"{plain}\n\nWhat is the right answer?",
+            f"{headed}\nRight answer:",
+            f"Read {what}, then give the answer.\n\n{parted}",
+            f"Only one answer goes with {these}. Give it, and nothing else.\n\n{headed}",
         ]
         return [f"{text}\n\n{{{templates_lib.OPTIONS}}}" for text in chosen]
     wanted = scaffold.words(_wanted(plan))

@@ -5,11 +5,11 @@ There are some 15,000 names, of which a run uses a few: what stands behind a nam
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flan_jax import errors
-from flan_jax.data import mixtures, quiet, seqio_tasks, vocabulary
+from flan_jax.data import mixtures, quiet, seqio_source, spec, vocabulary
 
 VOCABULARY = "FLAN_JAX_VOCABULARY"  # environment variable: a SentencePiece file, local or gs://
 
@@ -38,15 +38,13 @@ def register(modules: str) -> tuple[int, int]:
     lazy_task, lazy_mixture = _classes()
 
     def task(name: str) -> Any:
-        return seqio_tasks.to_seqio(catalogue.tasks[name], vocab, _data_dir())
+        return seqio_source.to_seqio(catalogue.tasks[name], vocab, _data_dir())
 
     def mixture(name: str) -> Any:
         found = catalogue.mixture(name)
         if name.endswith("_eval"):
             return seqio.Mixture(name, [(single.name, 1.0) for single in catalogue.eval_tasks(name)])
-        rate = functools.partial(_rate, maximum=found.rate_maximum)
-        trained = [t for t in found.tasks if "train" in catalogue.tasks[t].dataset.splits]
-        return seqio.Mixture(name, [(t, rate) for t in trained])
+        return _mixture(found, {t: catalogue.tasks[t].dataset for t in found.tasks})
 
     counts = []
     for registry, names, lazy, build in (
@@ -69,8 +67,28 @@ def _data_dir() -> str | None:
     return override if isinstance(override, str) else None
 
 
-def _rate(task: Any, maximum: int | None) -> float:
-    return float(min(task.num_input_examples("train"), maximum or float("inf")))
+def _mixture(found: mixtures.MixtureSpec, datasets: Mapping[str, spec.DatasetSpec]) -> Any:
+    """A mixture, and those that it is made of, as seqio's."""
+    seqio = quiet.seqio()
+    if found.parts:
+        return seqio.Mixture(found.name, [(_mixture(part, datasets), share) for part, share in found.parts])
+    factors, trained = found.factors, [t for t in found.tasks if "train" in datasets[t].splits]
+    return seqio.Mixture(
+        found.name,
+        [
+            (
+                t,
+                functools.partial(
+                    _rate, maximum=found.rate_maximum, weight=datasets[t].weight, factor=factors.get(t, 1.0)
+                ),
+            )
+            for t in trained
+        ],
+    )
+
+
+def _rate(task: Any, maximum: int | None, weight: int | None, factor: float) -> float:
+    return factor * min(weight or task.num_input_examples("train"), maximum or float("inf"))
 
 
 @functools.cache

@@ -10,23 +10,21 @@ Names follow FLAN's public ones, so that configs keep working; `styles` has the 
 """
 
 import dataclasses
-import difflib
-import heapq
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from flan_jax import errors
-from flan_jax.data import fewshot, quiet, sources, spec, stateless, styles, templates, vocabulary
+from flan_jax.data import delimiters, fewshot, sources, spec, stateless, stores, styles, templates, vocabulary
 
 TRAIN_CAP = 30_000  # training examples a dataset, FLAN 2021 section 2.1
+# Of other collections (FLAN 2022, table 23; that of dialogue is its public code's).
+CAPS = {"cot": 100_000, "t0": 20_000, "niv2": 5_000, "dialog": 200_000}
 SPLITS = ("train", "validation", "test")
 # Choices that must not follow each other get their own salt in the hash.
-_SALT_ORDER, _SALT_TEMPLATE, _SALT_SUBSTITUTE = 1, 2, 3
+_SALT_ORDER, _SALT_TEMPLATE, _SALT_SUBSTITUTE, _SALT_DELIMITER = 1, 2, 3, 4
 _SUBSTITUTE_TRIES = 64
-_LIKELY = 200  # names compared letter by letter with one that does not exist
 _READ = 256  # rows formatted at a time where they are read in order
 # Fields that say what to do with the others: no part of a dataset's plain inputs (FLAN 2021 section 4.2: "for
 # translation the input would be 'The dog runs.'").
@@ -46,6 +44,7 @@ class Formatted:
       row: index of the row in its split.
       template: index of the template in its file.
       shots: the exemplars before the query, as many as the style asks for; fewer may fit.
+      preamble: what is said once, before the exemplars; empty where there are none, as the inputs then start with it.
     """
 
     inputs: str
@@ -54,10 +53,11 @@ class Formatted:
     row: int
     template: int
     shots: fewshot.Shots | None = None
+    preamble: str = ""
 
     def prompt(self, shots: int | None = None) -> str:
         """The inputs behind the first `shots` exemplars; behind all of them where None."""
-        return self.inputs if self.shots is None else self.shots.text(shots) + self.inputs
+        return self.inputs if self.shots is None else self.preamble + self.shots.text(shots) + self.inputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +81,7 @@ class FlanTask:
         self.dataset, self.style = dataset, style
         self.name = f"{dataset.name}_{style_name}"
         self.key = stateless.name_key(dataset.name)  # the dataset's part of every hash
-        loaded = templates.load(dataset.templates) if style.wording == styles.TEMPLATES else (plain(dataset, style),)
+        loaded = templates.of(dataset) if style.wording == styles.TEMPLATES else (plain(dataset, style),)
         if max(style.templates) >= len(loaded):
             raise errors.FlanError(
                 f"task {self.name!r}: template {max(style.templates)} asked for, {len(loaded)} exist"
@@ -98,12 +98,18 @@ class FlanTask:
         if self.style.scoring:
             return [] if self.reversed else [self]
         known, scored = dataset_styles(self.dataset), scores(self.dataset)
-        names = [styles.evaluation(self.style, i, scored) for i in self.style.templates]
-        singles = [FlanTask(self.dataset, name, known[name]) for name in names]
-        return [task for task in singles if not task.reversed]
+        own = len(templates.load(self.dataset.templates))
+        forward = [i for i in self.style.templates if not self._templates[i].reversed]
+        names = [styles.evaluation(self.style, i, scored, own) for i in forward]
+        return [FlanTask(self.dataset, name, known[name]) for name in names]
 
-    def open(self, data_dir: str, split: str) -> "TaskRows":
+    def open(self, data_dir: str, split: str, cap: int | None = None) -> "TaskRows":
         """Opens a split (`train`, `validation`, `test`) of the prepared dataset.
+
+        Args:
+          data_dir: of prepared datasets.
+          split: the split.
+          cap: training examples that are used, at most, instead of what the dataset's collection uses.
 
         Raises:
           FlanError: the split name is unknown, the dataset is not prepared, it has no such split, or no row of the
@@ -112,17 +118,21 @@ class FlanTask:
         _require(self.dataset, split)
         if self.style.shots:
             _require(self.dataset, "train")
-        prepared = sources.PreparedDataset(data_dir, self.dataset.tfds_name)
+        prepared = stores.opened(self.dataset, data_dir)
         rows = prepared.rows(self.dataset.splits, split)
         if not rows:
             raise errors.FlanError(
                 f"task {self.name!r} is empty: no rows in {self.dataset.splits[split]!r} of {prepared.directory}"
             )
-        cap = min(TRAIN_CAP, sources.slice_rows(self.dataset.splits.get("train", "")) or TRAIN_CAP)
+        cap = cap or train_cap(self.dataset)
         pool = None
-        if self.style.shots:
+        if self.style.positive and (written := prepared.exemplars()):
+            pool = self.pool(written, None)
+        elif self.style.shots:
             pool = self.pool(rows if split == "train" else prepared.rows(self.dataset.splits, "train"), cap)
-        opened = TaskRows(self, rows, cap if split == "train" else None, pool, own=split == "train")
+        opened = TaskRows(
+            self, rows, cap if split == "train" else None, pool, own=split == "train" and not self.style.positive
+        )
         opened.check()
         return opened
 
@@ -133,10 +143,22 @@ class FlanTask:
 
     def format(self, example: spec.Example, row: int, template: int, shots: fewshot.Shots | None = None) -> Formatted:
         """Renders an example with one of the style's templates."""
-        return Formatted(*self._text(example, template), example, row, template, shots)
+        return self._formatted(self._templates[template], example, row, template, shots)
+
+    def _formatted(
+        self, pattern: templates.Template, example: spec.Example, row: int, template: int, shots: fewshot.Shots | None
+    ) -> Formatted:
+        alone = shots is None
+        inputs, targets = templates.render(pattern, example, options=self.style.options, preamble=alone)
+        if alone:
+            return Formatted(inputs, targets, example, row, template)
+        said = templates.introduce(pattern, example)
+        preamble = f"{said}\n\n" if said else ""
+        return Formatted(shots.delimiter.query(inputs), targets, example, row, template, shots, preamble)
 
     def _text(self, example: spec.Example, template: int) -> tuple[str, str]:
-        return templates.render(self._templates[template], example, options=self.style.options)
+        """An exemplar as text."""
+        return templates.render(self._templates[template], example, options=self.style.options, preamble=False)
 
 
 class TaskRows:
@@ -158,12 +180,17 @@ class TaskRows:
         own: whether that is these very rows.
         """
         self.task, self._rows, self._pool, self._own = task, rows, pool, own
-        self._size = min(len(rows), cap or len(rows))
+        self.cap, self._size = cap, min(len(rows), cap or len(rows))
 
     @property
     def num_examples(self) -> int:
-        """Rows after the cap: what rates are computed from. Rows that the dataset's filter drops still count."""
+        """Rows after the cap: as long as an epoch is. Rows that the dataset's filter drops still count."""
         return self._size
+
+    @property
+    def counted(self) -> int:
+        """Rows that the filter keeps, after the cap: what rates are computed from."""
+        return counted(self.task.dataset, len(self._rows), self.cap)
 
     def check(self) -> None:
         """Looks for a first row that passes the filter, so that a task of none fails before a run and not in it.
@@ -192,19 +219,10 @@ class TaskRows:
         example = self.task.dataset.example(self._rows[row])
         return self._substitute(row) if example is None else (row, example)
 
-    def format(
-        self,
-        rows: np.ndarray,
-        examples: Sequence[spec.Example],
-        chosen: Sequence[int],
-        seed: int,
-        epochs: int | np.ndarray,
-    ) -> list[Formatted]:
-        """Renders rows [N] with the templates that were chosen for them, and draws the exemplars of each."""
-        shots: Sequence[fewshot.Shots | None] = [None] * len(rows)
-        if self._pool is not None:
-            shots = self._pool.draw(rows, seed, epochs, chosen, examples, self._own)
-        return list(map(self.task.format, examples, rows.tolist(), chosen, shots))
+    @property
+    def pool(self) -> tuple[fewshot.Pool, bool] | None:
+        """What exemplars are drawn from, and whether that is these very rows; None for no exemplars."""
+        return None if self._pool is None else (self._pool, self._own)
 
     def in_order(self, limit: int | None = None, seed: int = 0, epoch: int = 0) -> Iterator[Formatted]:
         """Yields the rows that pass the filter, in file order, each once: what evaluation reads."""
@@ -217,7 +235,7 @@ class TaskRows:
             kept = {row: example for row, example in passed if example is not None}
             numbers = np.asarray(list(kept), np.int64)
             chosen = choose([self.task.style] * len(kept), self.task.key, numbers, seed, epoch)
-            yield from self.format(numbers, list(kept.values()), chosen, seed, epoch)
+            yield from _format([self] * len(kept), numbers, list(kept.values()), chosen, seed, epoch)
 
     def _substitute(self, row: int) -> tuple[int, spec.Example]:
         """Finds the row that stands in for one that the filter drops.
@@ -264,13 +282,48 @@ def draw_together(
     found = [task.read(row) for task, row in zip(asked, order.tolist(), strict=True)]
     rows = np.asarray([row for row, _ in found], np.int64)
     chosen = choose([task.task.style for task in asked], keys, rows, seed, epochs)
-    ends = np.cumsum(counts).tolist()
-    return [
-        task.format(
-            rows[start:end], [example for _, example in found[start:end]], chosen[start:end], seed, epochs[start:end]
+    formatted = iter(_format(asked, rows, [example for _, example in found], chosen, seed, epochs))
+    return [list(itertools.islice(formatted, count)) for count in counts]
+
+
+def _format(
+    of: Sequence[TaskRows],
+    rows: np.ndarray,
+    examples: Sequence[spec.Example],
+    chosen: Sequence[int],
+    seed: int,
+    epochs: int | np.ndarray,
+) -> list[Formatted]:
+    """Renders rows [N] of their tasks with the templates that were chosen for them, and draws the exemplars of each."""
+    shots: list[fewshot.Shots | None] = [None] * len(rows)
+    pools = [(number, pool) for number, task in enumerate(of) if (pool := task.pool) is not None]
+    if pools:
+        few = [number for number, _ in pools]
+        drawn = fewshot.draw(
+            [pool for _, pool in pools],
+            rows[few],
+            seed,
+            np.broadcast_to(epochs, rows.shape)[few],
+            [chosen[number] for number in few],
+            [examples[number] for number in few],
         )
-        for (task, _), start, end in zip(requests, [0, *ends], ends, strict=False)
+        for number, found in zip(few, drawn, strict=True):
+            shots[number] = found
+    formatted = [
+        task.task.format(example, row, template, found)
+        for task, example, row, template, found in zip(of, examples, rows.tolist(), chosen, shots, strict=True)
     ]
+    closed = [number for number, task in enumerate(of) if task.task.style.delimiters and shots[number] is None]
+    if closed:
+        keys = np.asarray([of[number].task.key for number in closed], np.int64)
+        points = stateless.hash64(
+            seed, _SALT_DELIMITER, keys, rows[closed], np.broadcast_to(epochs, rows.shape)[closed]
+        )
+        for number, point in zip(closed, points.tolist(), strict=True):
+            found = formatted[number]
+            delimiter = delimiters.draw(of[number].task.style.delimiters, point)
+            formatted[number] = dataclasses.replace(found, inputs=delimiter.query(found.inputs))
+    return formatted
 
 
 def choose(
@@ -303,18 +356,44 @@ def tokenise(
       lengths: `inputs` and `targets`, in tokens, EOS counted.
     """
     eos = tokenizer.vocabulary.eos_id
-    ids = tokenizer.encode([f.inputs for f in formatted] + [f.targets for f in formatted])
-    half = len(formatted)
+    encoded = encode(formatted, [f.targets for f in formatted], tokenizer, lengths["inputs"])
     room = (lengths["inputs"] - 1, lengths["targets"] - 1)
-    before = fewshot.join([f.shots for f in formatted], list(map(len, ids[:half])), tokenizer, lengths["inputs"])
     return [
         Tokenised(
-            [*exemplars, *inputs[: room[0]], eos],
+            [*inputs[: room[0]], eos],
             [*targets[: room[1]], eos],
             (max(0, len(inputs) - room[0]), max(0, len(targets) - room[1])),
             shots,
         )
-        for inputs, targets, (exemplars, shots) in zip(ids[:half], ids[half:], before, strict=True)
+        for (inputs, shots), targets in encoded
+    ]
+
+
+def encode(
+    formatted: Sequence[Formatted], texts: Sequence[str], tokenizer: vocabulary.Tokenizer, length: int | None
+) -> list[tuple[tuple[list[int], int], list[int]]]:
+    """Encodes examples, and as many texts that go with them, in one call.
+
+    Args:
+      formatted: the examples.
+      texts: [N].
+      tokenizer: of the model's vocabulary.
+      length: of the inputs, which limits the exemplars; see `fewshot.join`.
+
+    Returns:
+      Of each: preamble, exemplars and query as ids, and how many exemplars there are; and the ids of its text.
+    """
+    count = len(formatted)
+    ids = tokenizer.encode([f.inputs for f in formatted] + list(texts) + [f.preamble for f in formatted if f.preamble])
+    said = iter(ids[2 * count :])
+    heads = [next(said) if f.preamble else [] for f in formatted]
+    sizes = [len(head) + len(query) for head, query in zip(heads, ids[:count], strict=True)]
+    before = fewshot.join([f.shots for f in formatted], sizes, tokenizer, length)
+    return [
+        (([*head, *exemplars, *query], shots), text)
+        for head, query, text, (exemplars, shots) in zip(
+            heads, ids[:count], ids[count : 2 * count], before, strict=True
+        )
     ]
 
 
@@ -327,12 +406,31 @@ def prompts(formatted: Sequence[Formatted], tokenizer: vocabulary.Tokenizer, len
 
 def dataset_styles(dataset: spec.DatasetSpec) -> dict[str, Style]:
     """The styles that a dataset can be asked for in, by the last part of the task's name; reads its template file."""
-    return styles.table(len(templates.load(dataset.templates)), scores(dataset), "train" in dataset.splits)
+    own = templates.load(dataset.templates)
+    return styles.table(
+        len(own),
+        scores(dataset),
+        "train" in dataset.splits,
+        any(template.prompted for template in own),
+        len(templates.load(dataset.inverted)) if dataset.inverted else 0,
+        dataset.store == stores.NATURAL_INSTRUCTIONS,
+    )
+
+
+def train_cap(dataset: spec.DatasetSpec) -> int:
+    """Training examples that are used of a dataset, at most: its collection's cap, or its train slice."""
+    cap = CAPS.get(dataset.collection, TRAIN_CAP)
+    return min(cap, sources.slice_rows(dataset.splits.get("train", "")) or cap)
+
+
+def counted(dataset: spec.DatasetSpec, rows: int, cap: int | None) -> int:
+    """What so many rows of a dataset count in rates: those that its filter keeps, as far as they are used."""
+    return min(max(1, round(rows * dataset.kept)), cap or rows)
 
 
 def scores(dataset: spec.DatasetSpec) -> bool:
-    """Whether the dataset is scored by rank classification: its templates show options."""
-    return any(template.shows_options for template in templates.load(dataset.templates))
+    """Whether the dataset is scored by rank classification: its templates show options, and targets are bare answers."""
+    return not dataset.rationale and any(template.shows_options for template in templates.load(dataset.templates))
 
 
 def plain(dataset: spec.DatasetSpec, style: Style) -> templates.Template:
@@ -366,105 +464,4 @@ class MarkedTask(FlanTask):
                 (text + block, None) if field == templates.OPTIONS else (text, field) for text, field in pattern.inputs
             )
             pattern = dataclasses.replace(pattern, inputs=inputs)
-        return Formatted(*templates.render(pattern, example), example, row, template, shots)
-
-
-class TaskTable:
-    """Every task of a registry by its name, built when asked for."""
-
-    def __init__(self, specs: spec.SpecRegistry) -> None:
-        self._specs = specs
-
-    def __getitem__(self, name: str) -> FlanTask:
-        found = self.find(name)
-        if found is None:
-            raise unknown("task", name, self.names(), [f"{dataset.name}_10templates" for dataset in self._specs])
-        return found
-
-    def find(self, name: str) -> FlanTask | None:
-        """Returns the task of that name, or None where no dataset and style make it up."""
-        for dataset in self._specs:
-            if name.startswith(dataset.name + "_"):
-                last = name[len(dataset.name) + 1 :]
-                style = dataset_styles(dataset).get(last)
-                if style is not None:
-                    return (MarkedTask if style.marked else FlanTask)(dataset, last, style)
-        return None
-
-    def names(self) -> list[str]:
-        return [f"{dataset.name}_{last}" for dataset in self._specs for last in dataset_styles(dataset)]
-
-
-def unknown(kind: str, given: str, names: Sequence[str], examples: Sequence[str]) -> errors.FlanError:
-    """`errors.unknown` out of some 15,000 names, for which difflib takes seconds: those with most in common are compared.
-
-    Args:
-      kind: what was looked up.
-      given: the name as the user wrote it.
-      names: every name that would have been accepted.
-      examples: those to list when nothing is close.
-    """
-    thirds = {given[i : i + 3] for i in range(len(given) - 2)}
-    likely = heapq.nlargest(
-        _LIKELY, names, key=lambda name: 2 * sum(t in name for t in thirds) - abs(len(name) - len(given))
-    )
-    close = difflib.get_close_matches(given, likely, n=1, cutoff=0.6)
-    return errors.unknown(kind, given, likely if close else examples)
-
-
-def to_seqio(task: FlanTask, vocab: Any, data_dir: str | None = None) -> Any:
-    """Wraps a task as a `seqio.Task` for other seqio clients (unregistered; `seqio.TaskRegistry.add` names it).
-
-    Its source reads the same draws as flan_jax's own loader, in the same order, so both train on the same text. It
-    shuffles by itself: seqio's buffer is left out, and so is its copy of small datasets in memory, which would repeat
-    the first epoch's order and templates.
-    """
-    seqio = quiet.seqio()
-
-    from flan_jax.data import seqio_source
-    from flan_jax.evaluation import metrics
-
-    feature = seqio.Feature(vocabulary=vocab, add_eos=True)
-    scored = [] if task.reversed else [metrics.get(name) for name in task.dataset.metrics]
-
-    def rank_classification(targets: Any, scores: Any) -> dict[str, float]:
-        """Accuracy of the likeliest option; a target is (number of the example, whether the option is right)."""
-        options: dict[int, list[tuple[float, bool]]] = {}
-        for (number, right), score in zip(targets, scores, strict=True):
-            options.setdefault(number, []).append((float(score), right))
-        right = [{i for i, (_, is_right) in enumerate(found) if is_right} for found in options.values()]
-        return metrics.rank_classification_accuracy([[s for s, _ in found] for found in options.values()], right)
-
-    def option(output: Any, *, example: Any = None, is_target: bool = False) -> Any:
-        return (int(example["number"]), output.encode("utf-8") in list(example["answers"])) if is_target else output
-
-    def answer(output: Any, *, example: Any = None, is_target: bool = False) -> Any:
-        """Gives a metric the right answer, or all accepted ones, in place of the target text."""
-        if not is_target:
-            return output
-        accepted = [value.decode("utf-8") for value in example["answers"]]
-        return accepted if any(metric.all_answers for metric in scored) else accepted[0]
-
-    class Task(seqio.Task):
-        """A seqio task whose every epoch is drawn anew."""
-
-        def __init__(self, epochs: int | None = 1, lengths: Mapping[str, int] | None = None) -> None:
-            super().__init__(
-                task.name,
-                source=seqio_source.make(task, vocab, data_dir, epochs, lengths),
-                output_features={"inputs": feature, "targets": feature},
-                preprocessors=[seqio.preprocessors.append_eos_after_trim],
-                postprocess_fn=option if task.style.scoring else answer,
-                metric_fns=[rank_classification] if task.style.scoring else [metric.function for metric in scored],
-                shuffle_buffer_size=None,
-            )
-
-        def get_dataset(
-            self, sequence_length: Any = None, *args: Any, num_epochs: int | None = 1, **options: Any
-        ) -> Any:
-            options["try_in_mem_cache"] = False
-            # The lengths say how many exemplars fit, which a source is not told.
-            drawn = super(Task, Task(num_epochs, sequence_length))
-            return drawn.get_dataset(sequence_length, *args, **options)
-
-    return Task()
+        return self._formatted(pattern, example, row, template, shots)

@@ -214,6 +214,10 @@ class PreparedDataset:
             raise NotPrepared(f"dataset {self.name!r} in {self.directory}: {error}") from None
         return Rows(self, *resolved)
 
+    def exemplars(self) -> Sequence[spec_lib.Row]:
+        """The examples that were written for the dataset: none."""
+        return ()
+
     def read(self, split: str, index: int) -> spec_lib.Row:
         """Reads row `index` of a whole split.
 
@@ -324,6 +328,9 @@ class _LazyRow(Mapping[str, Any]):
     def __getitem__(self, key: str) -> Any:
         return _decode(self._features, key, self._leaves[key])
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._leaves  # Mapping's own would decode the field
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._leaves)
 
@@ -369,7 +376,10 @@ def _decode(features: Mapping[str, Any], key: str, leaf: Any) -> Any:
 def _values(feature: Any, is_bool: bool) -> list[Any]:
     kind = feature.WhichOneof("kind")
     if kind == "bytes_list":
-        return [value.decode("utf-8", "replace") for value in feature.bytes_list.value]
+        values = feature.bytes_list.value
+        if len(values) == 1:  # nearly always
+            return [values[0].decode("utf-8", "replace")]
+        return [value.decode("utf-8", "replace") for value in values]
     values = list(getattr(feature, kind).value) if kind else []
     return [bool(value) for value in values] if is_bool else values
 

@@ -51,6 +51,14 @@ class DatasetSpec:
       templates: stem of the YAML file in `tasks/templates/`.
       collection: `flan2021`, `cot`, or `extra` for a dataset that is in no collection's mixtures.
       rationale: whether targets carry a chain of thought, so that a generated answer is parsed before it is scored.
+      inverted: stem of the template file of its inverted forms, which ask for the question or the rationale; such a file
+        may serve several datasets.
+      weight: examples that the dataset counts for in rates, where its collection publishes them (Flan 2022 has them as
+        a table); None for the rows that are there.
+      kept: the share of its train rows that `example` keeps, where that is far from all of them; rates count these alone.
+      prefix: what the Flan Collection's public code puts before the name: `cot` or `stream` for sets with rationales.
+      store: where its rows lie: `tfds`, a prepared TFDS directory; `natural_instructions`, a checkout of that repository.
+      sources: names of the datasets that its texts are taken from, where its TFDS name does not say.
     """
 
     name: str
@@ -63,6 +71,12 @@ class DatasetSpec:
     templates: str
     collection: str = "flan2021"
     rationale: bool = False
+    inverted: str = ""
+    weight: int | None = None
+    kept: float = 1.0
+    prefix: str = ""
+    store: str = "tfds"
+    sources: tuple[str, ...] = ()
 
     @property
     def tfds_dataset(self) -> str:
@@ -114,3 +128,84 @@ class SpecRegistry:
         for spec in self:
             found.setdefault(spec.cluster, []).append(spec)
         return found
+
+
+# What a task of the Flan Collection shows: no exemplars (zero-shot) or some (few-shot), the options or not.
+KINDS = ZSOPT, ZSNOOPT, FSOPT, FSNOOPT = "zsopt", "zsnoopt", "fsopt", "fsnoopt"
+
+
+def _no_datasets() -> tuple[DatasetSpec, ...]:
+    return ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Collection:
+    """Datasets that are mixed as one source of a blend.
+
+    Attributes:
+      name: `niv2`.
+      styles: for each of `KINDS` that it has, the styles of its tasks (last parts of their names).
+      datasets: gives the datasets that are defined by this collection alone: thousands, or read from a file, so they are
+        not among a module's `SPECS`. Called when first needed.
+      members: gives the names of its datasets, in its order, where they are not those of `datasets`; one that no module
+        defines must be in `left_out`. If neither is there, the members are the datasets whose `collection` is its name.
+      left_out: gives name -> why it is not there, for members that nobody can get.
+      published: how many tasks its paper counts.
+      maximum: the number of examples past which a task weighs no more; None for no limit.
+      inverted: what a row of a dataset's inverted form counts, where it has one, beside a row of the dataset; 0 for none.
+      about: one sentence for `flan data doctor`.
+    """
+
+    name: str
+    styles: Mapping[str, tuple[str, ...]]
+    datasets: Callable[[], tuple[DatasetSpec, ...]] = _no_datasets
+    members: Callable[[], tuple[str, ...]] | None = None
+    left_out: Callable[[], Mapping[str, str]] = dict
+    published: int = 0
+    maximum: int | None = None
+    inverted: float = 0.0
+    about: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """What a blend takes of one collection.
+
+    Attributes:
+      collection: its name.
+      share: of all draws; shares are divided by their sum.
+      kinds: out of `KINDS`, and how the share is divided among them.
+      maximum: the number of examples past which a task weighs no more, instead of the collection's.
+      datasets: how many of its datasets are taken, an arbitrary but fixed choice; all where None.
+      without: patterns (as of a shell: `*_input_inversion_*`) of the tasks that are not taken.
+      style: the one style in which all are asked, instead of those of `kinds`.
+      cap: rows that are used of a dataset, at most, where the blend's cap is larger.
+    """
+
+    collection: str
+    share: float
+    kinds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    maximum: int | None = None
+    datasets: int | None = None
+    without: tuple[str, ...] = ()
+    style: str = ""
+    cap: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Blend:
+    """A mixture of collections in given proportions.
+
+    Within a part and kind, a task is drawn in proportion to min(examples, maximum).
+
+    Attributes:
+      name: what `MIXTURE_OR_TASK_NAME` says.
+      parts: what it is made of.
+      cap: rows that are used of a dataset, at most, instead of what its collection uses.
+      about: what it is for, in a few words.
+    """
+
+    name: str
+    parts: tuple[Part, ...]
+    cap: int | None = None
+    about: str = ""

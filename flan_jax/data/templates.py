@@ -12,7 +12,19 @@ A template file holds ten pairs of `inputs` and `targets`:
 
 `{options}` stands for the block `OPTIONS:` and one `- ` line an option (FLAN section 2.3). It comes last, so that it
 can be left out with the white space before it when options are not shown. `reversed: true` marks a pair that asks for
-the question instead of the answer.
+the question instead of the answer. `preamble:` is what is said once, before exemplars; where there are none it precedes the
+inputs, a blank line between them.
+
+Where targets reason before they answer, a pair may have a phrase that asks for the reasoning, and says where it goes:
+
+    - inputs: |-
+        {question}
+
+        {trigger}
+      trigger: Let's think step by step.
+      targets: "{rationale} So the answer is {answer}."
+
+Every such pair is two patterns, without the phrase and with it (`of`).
 """
 
 import dataclasses
@@ -25,8 +37,8 @@ from flan_jax import errors, shipped
 from flan_jax.data import spec as spec_lib
 
 OPTIONS_HEADER = "OPTIONS:"
-ANSWER, OPTIONS = "answer", "options"
-_KEYS = {"inputs", "targets", "reversed"}
+ANSWER, OPTIONS, TRIGGER = "answer", "options", "trigger"
+_KEYS = {"inputs", "targets", "reversed", "preamble", TRIGGER}
 
 # A template side, cut at its fields: (literal text, name of the field that follows or None).
 Segments = tuple[tuple[str, str | None], ...]
@@ -40,11 +52,15 @@ class Template:
       inputs: segments of the model's input.
       targets: segments of what the model is trained to say.
       reversed: whether it asks for something other than the dataset's answer.
+      prompted: the inputs with the phrase that asks for the reasoning; empty where there is none.
+      preamble: segments of what precedes exemplars and inputs; empty in most.
     """
 
     inputs: Segments
     targets: Segments
     reversed: bool = False
+    prompted: Segments = ()
+    preamble: Segments = ()
 
     @property
     def shows_options(self) -> bool:
@@ -52,16 +68,19 @@ class Template:
 
     def fields(self) -> set[str]:
         """Every field that either side uses."""
-        return {field for _, field in (*self.inputs, *self.targets) if field is not None}
+        return {field for _, field in (*self.preamble, *self.inputs, *self.targets) if field is not None}
 
 
-def render(template: Template, example: spec_lib.Example, *, options: bool = True) -> tuple[str, str]:
+def render(
+    template: Template, example: spec_lib.Example, *, options: bool = True, preamble: bool = True
+) -> tuple[str, str]:
     """Renders one example.
 
     Args:
       template: the pattern.
       example: the fields.
       options: whether the options block is shown where the template has one.
+      preamble: whether the inputs start with the preamble where the template has one.
 
     Returns:
       (inputs, targets), both stripped.
@@ -78,7 +97,17 @@ def render(template: Template, example: spec_lib.Example, *, options: bool = Tru
         inputs, targets = _fill(template.inputs, values), _fill(template.targets, values)
     except KeyError as error:
         raise errors.unknown("template field", error.args[0], values) from None
+    if preamble and template.preamble:
+        inputs = f"{introduce(template, example)}\n\n{inputs}"
     return inputs, targets
+
+
+def introduce(template: Template, example: spec_lib.Example) -> str:
+    """Renders a template's preamble; nothing where it has none."""
+    try:
+        return _fill(template.preamble, example.fields)
+    except KeyError as error:
+        raise errors.unknown("template field", error.args[0], example.fields) from None
 
 
 def _fill(segments: Segments, values: Mapping[str, str]) -> str:
@@ -93,6 +122,18 @@ def _fill(segments: Segments, values: Mapping[str, str]) -> str:
 def options_block(options: tuple[str, ...]) -> str:
     """`options_block(("yes", "no")) == "OPTIONS:\\n- yes\\n- no"`; nothing for no options."""
     return "\n- ".join((OPTIONS_HEADER, *options)) if options else ""
+
+
+def of(dataset: spec_lib.DatasetSpec) -> tuple[Template, ...]:
+    """Every pattern that a dataset is asked in, in the order of the indices that styles speak of.
+
+    First those of its file, without phrases that ask for reasoning; then, if any of them has one, all of them again, with;
+    then those of `dataset.inverted`.
+    """
+    own = load(dataset.templates)
+    phrases = any(template.prompted for template in own)
+    prompted = [dataclasses.replace(t, inputs=t.prompted or t.inputs) for t in own] if phrases else []
+    return (*own, *prompted, *(load(dataset.inverted) if dataset.inverted else ()))
 
 
 @functools.cache
@@ -138,9 +179,32 @@ def _template(entry: object, where: str) -> Template:
     is_reversed = entry.get("reversed", False)
     if not isinstance(is_reversed, bool):
         raise errors.FlanError(f"{where}: `reversed` expects true or false, got {is_reversed!r}")
-    return Template(
-        inputs=_segments(entry["inputs"], where), targets=_segments(entry["targets"], where), reversed=is_reversed
-    )
+    inputs, targets = _segments(entry["inputs"], where), _segments(entry["targets"], where)
+    places, phrase = sum(field == TRIGGER for _, field in inputs), entry.get(TRIGGER)
+    if places != (TRIGGER in entry) or any(field == TRIGGER for _, field in targets):
+        raise errors.FlanError(
+            f"{where}: expected `{TRIGGER}: TEXT` and {{{TRIGGER}}} once in the inputs, or neither of them"
+        )
+    preamble = _segments(entry.get("preamble", ""), where)
+    if not places:
+        return Template(inputs, targets, is_reversed, preamble=preamble)
+    if not isinstance(phrase, str) or not phrase.strip():
+        raise errors.FlanError(f"{where}: `{TRIGGER}` expects text, got {phrase!r}")
+    return Template(_put(inputs, ""), targets, is_reversed, prompted=_put(inputs, phrase.strip()), preamble=preamble)
+
+
+def _put(inputs: Segments, phrase: str) -> Segments:
+    """Puts a phrase in the place of `{trigger}`; an empty one takes the white space before it along."""
+    found: list[tuple[str, str | None]] = []
+    ahead = ""
+    for text, field in inputs:
+        ahead += text
+        if field == TRIGGER:
+            ahead = ahead + phrase if phrase else ahead.rstrip()
+        else:
+            found.append((ahead if found else ahead.lstrip("\n"), field))
+            ahead = ""
+    return (*found, (ahead, None)) if ahead else tuple(found)
 
 
 def _segments(pattern: object, where: str) -> Segments:

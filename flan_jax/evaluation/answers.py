@@ -1,10 +1,11 @@
 """Finds the final answer in a generated chain of thought.
 
-What is looked for follows from the right answer (`kind_of`): a number, an option letter, yes or no, or any text.
-`extract` looks
+What is looked for follows from the right answer (`kind_of`): a number, an option letter ("Sentence A" is one, too), yes
+or no (or that it cannot be told, e-SNLI's third answer), or any text. `extract` looks
 
   1. after the last "answer is", "answer:" or "####" (GSM8K's mark), up to the end of the line, and takes the first
-     answer of that kind; in an equation, the first after its last "="; of kind text, the line;
+     answer of that kind; in an equation, the first after its last "="; of kind text, the line; choice, verdict, decision,
+     reply and conclusion are as good as answer;
   2. where that gives nothing, at the whole text, and takes the last such answer; of kind text, the last sentence.
 
 Step 2 is the usual reading of GSM8K (the last number is the result); step 1 keeps "The answer is 5, which is 2 more
@@ -14,6 +15,7 @@ than 3." from being read as 3. Both give a normal form, so that equality of stri
     "He lost 30 - 45 = -15 points. The answer is -15."      number   "-15"
     "Sex is how living things reproduce. So it is (D)."     letter   "(D)"
     "There is no doubt that it burns. The answer is yes."   yes_no   "yes"
+    "He may be her son. It is not possible to tell."        yes_no   "unknown"
     "Plates get full. The answer is: Stress."               text     "stress"
 """
 
@@ -29,13 +31,23 @@ _NUMBER = re.compile(
     r"(?<![\w.])(?P<sign>(?<![\d)])[-\u2212])?[$\u20ac\u00a3]?(?P<sign2>(?<=[$\u20ac\u00a3])[-\u2212])?"
     r"(?P<digits>(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
 )
-# "(D)", "d)" or a capital by itself before punctuation or the end; "A dog" is no option.
-_LETTER = re.compile(r"\(([A-Za-z])\)|(?<![\w(])([A-Za-z])\)|(?<![\w'\u2019])([A-Z])(?=[.,:;!?\"]|\s*$)")
-_YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
+# "(D)", "d)", "sentence D" or a capital by itself before punctuation or the end; "A dog" is no option.
+_LETTER = re.compile(
+    r"\(([A-Za-z])\)|(?<![\w(])([A-Za-z])\)|(?i:\b(?:sentence|option|choice) )([A-Z])\b"
+    r"|(?<![\w'\u2019])([A-Z])(?=[.,:;!?\"]|\s*$)"
+)
+_NAMED_LETTER = re.compile(r"(?i:(?:sentence|option|choice) )?\(?[A-Z]\)?")
+_YES_NO = re.compile(
+    r"\b(?:(yes|no)|(?:not possible|impossible) to (?:tell|say|know)|(?:cannot|can't|can not) be told)\b", re.IGNORECASE
+)
+_UNKNOWN = "unknown"
 _CONNECTIVE = re.compile(
-    r"\banswer\b[\"*]*(?:\s+(?:is|was|must be|should be|would be|will be|equals|comes to)\b\s*:?|\s*[:=])|####",
+    r"\b(?:answer|choice|verdict|decision|reply|conclusion)\b[\"*]*"
+    r"(?:\s+(?:is|was|must be|should be|would be|will be|equals|comes to)\b\s*:?|\s*[:=])|####",
     re.IGNORECASE,
 )
+# What may follow a text answer without being part of it.
+_AFTERTHOUGHT = re.compile(r"\W*[.;!?]\s|\W*\s(?:because|since)\b")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _EDGES = " \t\n.,:;!?\"'`*()[]{}\u2018\u2019\u201c\u201d"
 
@@ -46,9 +58,9 @@ def kind_of(answer: str) -> Kind:
     match = _NUMBER.match(answer)
     if match and answer[match.end() :] in ("", "%", "."):
         return "number"
-    if re.fullmatch(r"\(?[A-Z]\)", answer) or re.fullmatch(r"[A-Z]", answer):
+    if _NAMED_LETTER.fullmatch(answer):
         return "letter"
-    return "yes_no" if answer.lower() in ("yes", "no") else "text"
+    return "yes_no" if _YES_NO.fullmatch(answer.lower().removeprefix("it is ")) or answer == _UNKNOWN else "text"
 
 
 def extract(text: str, kind: Kind) -> str | None:
@@ -72,12 +84,17 @@ def extract(text: str, kind: Kind) -> str | None:
 def same_answer(right: str, generated: str) -> bool | None:
     """Returns whether a generated text ends in the right answer; None where no answer of its kind was found."""
     kind = kind_of(right)
-    found = extract(generated, kind)
-    return None if found is None else found == normal_form(right)
+    found, wanted = extract(generated, kind), normal_form(right)
+    if found is None:
+        return None
+    reasons = kind == "text" and found.startswith(wanted) and _AFTERTHOUGHT.match(found[len(wanted) :])
+    return found == wanted or bool(reasons)
 
 
 def normal_form(answer: str) -> str:
     """Returns a bare right answer in the form in which `extract` returns answers: `$1,250.00` -> `1250`."""
+    if answer.strip() == _UNKNOWN:
+        return _UNKNOWN
     found = _FIND[kind_of(answer)](answer.strip())
     return found[0] if found else ""
 
@@ -100,7 +117,7 @@ def _letters(text: str) -> list[str]:
 
 
 def _yes_no(text: str) -> list[str]:
-    return [word.lower() for word in _YES_NO.findall(text)]
+    return [word.lower() or _UNKNOWN for word in _YES_NO.findall(text)]
 
 
 def _text(text: str) -> list[str]:

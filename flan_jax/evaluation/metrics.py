@@ -22,6 +22,8 @@ from flan_jax.evaluation import scores as scores_lib
 
 _NO_YES = ("no", "yes")
 _UNPARSED = -1.0  # what T5 puts for a number that does not parse
+# Nats between two options whose order rounding can turn: bfloat16 changes a sum of log-likelihoods by about so much.
+NEAR_TIE = 0.01
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 # SQuAD's script drops punctuation; TriviaQA's puts a space in its place, and knows four more marks.
 _SQUAD_PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation, ""))
@@ -226,21 +228,25 @@ def record(targets: Sequence[Sequence[str]], predictions: Sequence[str]) -> scor
     return _em_f1("record", targets, predictions, normalize_squad)
 
 
-def answer_accuracy(targets: Sequence[str], predictions: Sequence[str]) -> scores_lib.Scores:
+def answer_accuracy(targets: Sequence[Sequence[str]], predictions: Sequence[str]) -> scores_lib.Scores:
     """Accuracy of the final answers parsed out of chains of thought (see `answers`).
 
     Args:
-      targets: the bare right answers (`Example.answer`), not the target texts with their rationales.
+      targets: the bare answers that are accepted (`Example.answers`), not the target texts with their rationales.
       predictions: the generated texts.
 
     Returns:
       {'answer_accuracy': percent, 'unparsed': percent of predictions in which no answer was found, counted as wrong}.
     """
     scores_lib.check("answer_accuracy", targets, predictions)
-    found = [answers.same_answer(target, text) for target, text in zip(targets, predictions, strict=True)]
+    scores_lib.check_accepted("answer_accuracy", targets)
+    found = [
+        {answers.same_answer(answer, text) for answer in accepted}
+        for accepted, text in zip(targets, predictions, strict=True)
+    ]
     return {
-        "answer_accuracy": scores_lib.percent([same is True for same in found]),
-        "unparsed": scores_lib.percent([same is None for same in found]),
+        "answer_accuracy": scores_lib.percent([True in same for same in found]),
+        "unparsed": scores_lib.percent([same == {None} for same in found]),
     }
 
 
@@ -258,13 +264,14 @@ def rank_classification_accuracy(
       right: per example, the indices of the options that are right; at least one.
 
     Returns:
-      {'accuracy': percent, 'ties': percent of examples whose best score is shared by several options}.
+      {'accuracy': percent, 'ties': percent of examples whose best score is shared by several options, 'near_ties': percent of
+      those where it is not, but another comes within `NEAR_TIE`: other hardware or another type may decide otherwise}.
 
     Raises:
       FlanError: for an example without options or without a right one, an index out of range, a score that is NaN.
     """
     scores_lib.check("rank_classification_accuracy", scores, right)
-    credit, ties = [], []
+    credit, ties, near = [], [], []
     for number, (row, correct) in enumerate(zip(scores, right, strict=True)):
         values = np.asarray(row, np.float64)
         if values.ndim != 1 or not values.size:
@@ -281,7 +288,12 @@ def rank_classification_accuracy(
         best = np.flatnonzero(values == values.max()).tolist()
         credit.append(sum(index in correct for index in best) / len(best))
         ties.append(len(best) > 1)
-    return {"accuracy": scores_lib.percent(credit), "ties": scores_lib.percent(ties)}
+        near.append(len(best) == 1 and int((values > values.max() - NEAR_TIE).sum()) > 1)
+    return {
+        "accuracy": scores_lib.percent(credit),
+        "ties": scores_lib.percent(ties),
+        "near_ties": scores_lib.percent(near),
+    }
 
 
 METRICS: Mapping[str, Metric] = {
@@ -302,7 +314,7 @@ METRICS: Mapping[str, Metric] = {
         ),
         Metric("bleu", text_metrics.bleu, "predict", all_answers=False, main="bleu"),
         Metric("edit_distance", text_metrics.edit_distance, "predict", all_answers=False, main="edit_similarity"),
-        Metric("answer_accuracy", answer_accuracy, "predict", all_answers=False, main="answer_accuracy"),
+        Metric("answer_accuracy", answer_accuracy, "predict", all_answers=True, main="answer_accuracy"),
         Metric(
             "rank_classification_accuracy", rank_classification_accuracy, "score", all_answers=True, main="accuracy"
         ),

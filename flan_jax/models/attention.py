@@ -3,6 +3,8 @@
 Shapes: B batch, Q query length, S key length, T target length, D model, H heads, N heads of keys and values, K head dim.
 """
 
+import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -11,11 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from flan_jax import sharding
-from flan_jax.models import layers
+from flan_jax import errors, sharding
+from flan_jax.models import layers, splash
 
 # Added weight of a masked key. A query with no key left sees the uniform mean of all values, as in T5X.
 MASKED = -1e10
+
+# What computes attention over whole sequences where nothing is added to the products: XLA, a kernel for TPU, or one for GPU.
+KERNELS = ("xla", "splash", "cudnn")
 
 RELPOS_BUCKETS = 32
 RELPOS_MAX_DISTANCE = 128
@@ -27,16 +32,37 @@ CACHE_AXES = ("batch", "heads", "length", "kv")
 Rotation = tuple[jax.Array, jax.Array] | None
 
 
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["queries_BxQ", "keys_BxS"], meta_fields=["causal"])
+@dataclasses.dataclass(frozen=True)
+class Segments:
+    """In place of a mask: a query looks at the keys of its segment, by the splash kernel (TPU).
+
+    Attributes:
+      queries_BxQ: segment of every query, int32; 0 for padding.
+      keys_BxS: segment of every key.
+      causal: a query looks at keys no further along than itself.
+    """
+
+    queries_BxQ: jax.Array
+    keys_BxS: jax.Array
+    causal: bool
+
+
+# True where a query may look, [B, 1, Q or 1, S].
+Mask = jax.Array | Segments
+
+
 def dot_product_attention(
     query_BxQxHxK: jax.Array,
     key_BxSxNxK: jax.Array,
     value_BxSxNxK: jax.Array,
     *,
     bias_HxQxS: jax.Array | None = None,
-    mask_Bx1xQxS: jax.Array | None = None,
+    mask_Bx1xQxS: Mask | None = None,
     dropout_seed: layers.Seed = None,
     dropout_rate: float = 0.0,
     float32_logits: bool = True,
+    fused: bool = False,
 ) -> jax.Array:
     """Mixes values by the softmax of query-key products; nothing is divided by sqrt(K).
 
@@ -49,15 +75,28 @@ def dot_product_attention(
       key_BxSxNxK: keys. Where N < H, head n serves the queries' heads n * H/N to (n + 1) * H/N - 1: grouped-query
         attention (Ainslie et al. 2023), and multi-query attention where N is 1.
       value_BxSxNxK: values.
-      bias_HxQxS: added to the products (relative positions).
-      mask_Bx1xQxS: True where a query may look; Q may be 1 for all queries.
+      bias_HxQxS: added to the products (relative positions); [B, H, Q, S] where each row has its own.
+      mask_Bx1xQxS: True where a query may look; Q may be 1 for all queries. `Segments` ask for the splash kernel,
+        which computes products in float32 and takes no bias.
       dropout_seed: uint32 [2]; without it nothing is dropped.
       dropout_rate: probability that a key is dropped.
       float32_logits: products and softmax in float32 whatever the inputs' type.
+      fused: by cuDNN, on a GPU and in bfloat16, where there are several queries and no bias. A bias is left to XLA: cuDNN would need
+        it, with the mask, written out for every row.
 
     Returns:
       [B, Q, H, K] in the values' type.
+
+    Raises:
+      FlanError: `fused` where there is no cuDNN.
     """
+    if isinstance(mask_Bx1xQxS, Segments):
+        kept_BxSxNxK = layers.dropout(value_BxSxNxK, dropout_rate, dropout_seed, (-1,))
+        of_queries, of_keys = mask_Bx1xQxS.queries_BxQ, mask_Bx1xQxS.keys_BxS
+        return splash.attend(query_BxQxHxK, key_BxSxNxK, kept_BxSxNxK, of_queries, of_keys, causal=mask_Bx1xQxS.causal)
+    if fused and bias_HxQxS is None and query_BxQxHxK.shape[1] > 1:
+        kept_BxSxNxK = layers.dropout(value_BxSxNxK, dropout_rate, dropout_seed, (-1,))
+        return _fused(query_BxQxHxK, key_BxSxNxK, kept_BxSxNxK, mask_Bx1xQxS)
     rows, queries, heads, head_dim = query_BxQxHxK.shape
     keys, key_heads = key_BxSxNxK.shape[1:3]
     groups = heads // key_heads
@@ -66,7 +105,9 @@ def dot_product_attention(
     query_BxPxNxK = _fold_groups(query_BxQxHxK, groups)
     logits_BxNxPxS = jnp.einsum("bqhk,bshk->bhqs", query_BxPxNxK, key_BxSxNxK, preferred_element_type=logits_dtype)
     logits_BxHxQxS = logits_BxNxPxS.reshape(rows, heads, queries, keys)
-    if bias_HxQxS is not None:
+    if bias_HxQxS is not None and bias_HxQxS.ndim == 4:
+        logits_BxHxQxS = logits_BxHxQxS + bias_HxQxS.astype(logits_dtype)
+    elif bias_HxQxS is not None:
         logits_BxHxQxS = add_bias(logits_BxHxQxS, bias_HxQxS)
     if mask_Bx1xQxS is not None:
         logits_BxHxQxS = jnp.where(mask_Bx1xQxS, logits_BxHxQxS, jnp.asarray(MASKED, logits_dtype))
@@ -76,6 +117,24 @@ def dot_product_attention(
         return mixed_BxPxNxK
     mixed = mixed_BxPxNxK.reshape(rows, groups, queries, key_heads, head_dim)
     return mixed.transpose(0, 2, 3, 1, 4).reshape(rows, queries, heads, head_dim)
+
+
+def _fused(
+    query_BxQxHxK: jax.Array, key_BxSxNxK: jax.Array, value_BxSxNxK: jax.Array, mask_Bx1xQxS: jax.Array | None
+) -> jax.Array:
+    if mask_Bx1xQxS is not None:
+        rows, queries = query_BxQxHxK.shape[:2]
+        mask_Bx1xQxS = jnp.broadcast_to(mask_Bx1xQxS, (rows, 1, queries, key_BxSxNxK.shape[1]))
+    try:
+        return jax.nn.dot_product_attention(
+            query_BxQxHxK, key_BxSxNxK, value_BxSxNxK, mask=mask_Bx1xQxS, scale=1.0, implementation="cudnn"
+        )
+    except RuntimeError as error:
+        if "cuDNN" not in str(error):
+            raise
+        raise errors.FlanError(
+            f"attention 'cudnn' needs a GPU with cuDNN; given backend {jax.default_backend()!r}; expected attention 'xla' there"
+        ) from error
 
 
 def _fold_groups(query_BxQxHxK: jax.Array, groups: int) -> jax.Array:
@@ -182,6 +241,22 @@ def attention_mask(
     return mask
 
 
+def segments(
+    query_valid_BxQ: jax.Array,
+    key_valid_BxS: jax.Array,
+    query_segments_BxQ: jax.Array | None = None,
+    key_segments_BxS: jax.Array | None = None,
+    *,
+    causal: bool = False,
+) -> Segments:
+    """`attention_mask` without a prefix, for the splash kernel."""
+
+    def of(valid: jax.Array, given: jax.Array | None) -> jax.Array:
+        return valid.astype(jnp.int32) if given is None else jnp.where(valid, given, 0)
+
+    return Segments(of(query_valid_BxQ, query_segments_BxQ), of(key_valid_BxS, key_segments_BxS), causal)
+
+
 def relative_buckets(
     relative: np.ndarray,
     *,
@@ -244,6 +319,15 @@ class RelativePositionBias(nn.Module):
         distance_S = jnp.maximum(position - np.arange(keys, dtype=np.int32), 0)
         return jnp.take(self.rel_embedding, by_distance[distance_S], axis=1)[:, None, :]
 
+    def behind(self, place_BxC: jax.Array, keys: int) -> jax.Array:
+        """The causal bias of queries that stand at given places behind a cache of so many keys, float32 [B, H, C, S]."""
+        by_distance = jnp.asarray(relative_buckets(-np.arange(RELPOS_MAX_DISTANCE + 1), bidirectional=False))
+        distance_BxCxS = place_BxC[:, :, None] - np.arange(keys, dtype=np.int32)[None, None, :]
+        buckets_BxCxS = by_distance[
+            jnp.clip(distance_BxCxS, 0, RELPOS_MAX_DISTANCE)
+        ]  # the last is shared from there on
+        return jnp.take(self.rel_embedding, buckets_BxCxS, axis=1).swapaxes(0, 1)
+
 
 def rotation(positions_BxL: jax.Array, head_dim: int, theta: float) -> Rotation:
     """Cosines and sines of rotary position embeddings (Su et al. 2021).
@@ -279,6 +363,7 @@ class Attention(nn.Module):
       num_kv_heads: heads of keys and values, N, a divisor of H; H if None.
       use_bias: every projection has a bias.
       scaled: divide queries by sqrt(K); if not, the query's initialiser is divided instead (T5).
+      kernel: one of `KERNELS`. 'splash' is what a mask in the form of `Segments` asks for.
     """
 
     num_heads: int
@@ -290,6 +375,7 @@ class Attention(nn.Module):
     num_kv_heads: int | None = None
     use_bias: bool = False
     scaled: bool = False
+    kernel: str = "xla"
 
     def setup(self) -> None:
         joined = self.num_heads * self.head_dim
@@ -327,7 +413,7 @@ class Attention(nn.Module):
         x_BxQxD: jax.Array,
         key_BxSxNxK: jax.Array,
         value_BxSxNxK: jax.Array,
-        mask: jax.Array | None,
+        mask: Mask | None,
         bias: jax.Array | None,
         seed: layers.Seed = None,
         turn: Rotation = None,
@@ -345,6 +431,7 @@ class Attention(nn.Module):
             dropout_seed=seed,
             dropout_rate=self.dropout_rate,
             float32_logits=self.float32_logits,
+            fused=self.kernel == "cudnn",
         )
         return self.out(mixed_BxQxHxK.reshape(*mixed_BxQxHxK.shape[:2], -1))
 
@@ -352,7 +439,7 @@ class Attention(nn.Module):
         self,
         x_BxQxD: jax.Array,
         x_BxSxD: jax.Array,
-        mask: jax.Array | None,
+        mask: Mask | None,
         bias: jax.Array | None = None,
         seed: layers.Seed = None,
         turn: Rotation = None,

@@ -58,8 +58,11 @@ class DecoderOnlyConfig:
       prefix_lm: tokens that `decoder_causal_attention` marks see each other in both directions.
       dropout_rate: probability of dropping; active only where a random key is given.
       dtype: type of activations, 'float32' or 'bfloat16'. Norm statistics and logits are float32 in both.
+      attention: what computes it over whole sequences: 'xla'; 'splash', a kernel for TPU without relative positions and prefix-LM;
+        'cudnn', for GPU and bfloat16, without relative positions. All give the same numbers but for rounding.
       float32_attention_logits: attention products and softmax in float32 even if `dtype` is bfloat16.
-      remat_policy: what the backward pass recomputes: 'none', 'minimal' (all but matrix products), 'full' (all).
+      remat_policy: what the backward pass recomputes: 'none', 'minimal' (all but products with weights), 'offload' (the same, kept
+        in the host's memory; TPU and GPU), 'full' (all).
       scan_layers: stack the layers and loop over them.
     """
 
@@ -87,6 +90,7 @@ class DecoderOnlyConfig:
     prefix_lm: bool = False
     dropout_rate: float = 0.1
     dtype: str = "float32"
+    attention: str = "xla"
     float32_attention_logits: bool = True
     remat_policy: str = "none"
     scan_layers: bool = False
@@ -97,6 +101,15 @@ class DecoderOnlyConfig:
         stacks.check_choice("block", self.block, BLOCKS)
         stacks.check_choice("norm", self.norm, NORMS)
         stacks.check_choice("positions", self.positions, POSITIONS)
+        if self.attention == "cudnn" and self.positions == "relative":
+            raise errors.FlanError(
+                "attention 'cudnn' has no bias; given positions 'relative'; expected attention 'xla', or other positions"
+            )
+        if self.attention == "splash" and (self.positions == "relative" or self.prefix_lm):
+            raise errors.FlanError(
+                f"attention 'splash' has no bias and no prefix; given positions {self.positions!r} and prefix_lm {self.prefix_lm}; "
+                "expected attention 'xla'"
+            )
         kv_heads = self.num_heads if self.num_kv_heads is None else self.num_kv_heads
         if kv_heads < 1 or self.num_heads % kv_heads:
             raise errors.FlanError(f"num_kv_heads must divide num_heads {self.num_heads}, given {kv_heads}")
@@ -141,6 +154,7 @@ class DecoderOnlyLayer(nn.Module):
             num_kv_heads=config.num_kv_heads,
             use_bias=config.use_bias,
             scaled=config.scale_attention,
+            kernel=config.attention,
         )
         self.mlp = layers.FeedForward(
             config.mlp_dim, config.mlp_activations, config.dropout_rate, config.activation_dtype, config.use_bias
@@ -152,19 +166,19 @@ class DecoderOnlyLayer(nn.Module):
         """The layer around its attention, which differs between whole sequences, prompts and steps."""
         residual = functools.partial(stacks.residual, rate=self.config.dropout_rate)
         if self.config.block == "parallel":
-            y_BxTxD = self.layer_norm(x_BxTxD)
+            y_BxTxD = stacks.normed(self.layer_norm, x_BxTxD)
             return residual(x_BxTxD, attend(y_BxTxD) + self.mlp(y_BxTxD, seeds[2]), seed=seeds[1])
         if self.config.block == "post_norm":
             x_BxTxD = self.post_self_attention_layer_norm(residual(x_BxTxD, attend(x_BxTxD), seed=seeds[1]))
             return self.post_mlp_layer_norm(residual(x_BxTxD, self.mlp(x_BxTxD, seeds[2]), seed=seeds[3]))
-        x_BxTxD = residual(x_BxTxD, attend(self.pre_self_attention_layer_norm(x_BxTxD)), seed=seeds[1])
-        return residual(x_BxTxD, self.mlp(self.pre_mlp_layer_norm(x_BxTxD), seeds[2]), seed=seeds[3])
+        x_BxTxD = residual(x_BxTxD, attend(stacks.normed(self.pre_self_attention_layer_norm, x_BxTxD)), seed=seeds[1])
+        return residual(x_BxTxD, self.mlp(stacks.normed(self.pre_mlp_layer_norm, x_BxTxD), seeds[2]), seed=seeds[3])
 
     def __call__(
         self,
         x_BxTxD: jax.Array,
         seed: layers.Seed,
-        mask: jax.Array,
+        mask: attention.Mask,
         bias: jax.Array | None,
         turn: attention.Rotation,
     ) -> tuple[jax.Array, None]:
@@ -203,9 +217,29 @@ class DecoderOnlyLayer(nn.Module):
 
         return self._block(x_Bx1xD, attend, [None] * 4), written
 
+    def follow(
+        self,
+        x_BxCxD: jax.Array,
+        cache: dict[str, jax.Array],
+        mask: jax.Array,
+        bias: jax.Array | None,
+        turn: attention.Rotation,
+    ) -> tuple[jax.Array, None]:
+        """`__call__` of what stands behind a prompt, whose keys and values are taken from the cache."""
+
+        def attend(y_BxCxD: jax.Array) -> jax.Array:
+            own = self.self_attention.keys_values(y_BxCxD, turn)
+            key, value = (
+                jnp.concatenate([cache[name].swapaxes(1, 2), made_BxCxNxK], axis=1)
+                for name, made_BxCxNxK in zip(("self_key", "self_value"), own, strict=True)
+            )
+            return self.self_attention.attend(y_BxCxD, key, value, mask, bias, None, turn)
+
+        return self._block(x_BxCxD, attend, [None] * 4), None
+
 
 class Decoder(nn.Module):
-    """Token ids and positions to logits; holds every parameter of the model."""
+    """Token ids and positions to final vectors, and these to logits; holds every parameter of the model."""
 
     config: DecoderOnlyConfig
 
@@ -228,6 +262,7 @@ class Decoder(nn.Module):
                 "__call__": {"in_axes": (0, *(nn.broadcast,) * 3)},
                 "prefill": {"in_axes": nn.broadcast},
                 "step": {"in_axes": (0, *(nn.broadcast,) * 4)},
+                "follow": {"in_axes": (0, *(nn.broadcast,) * 3)},
             }
             self.layers = stacks.scanned(layer, config.num_layers, methods)(config)
         else:
@@ -256,7 +291,7 @@ class Decoder(nn.Module):
     def _final_norm(self, x_BxTxD: jax.Array) -> jax.Array:
         return x_BxTxD if self.config.block == "post_norm" else self.decoder_norm(x_BxTxD)
 
-    def _project(self, x_BxTxD: jax.Array) -> jax.Array:
+    def project(self, x_BxTxD: jax.Array) -> jax.Array:
         """Final vectors to logits [B, T, V], float32."""
         config = self.config
         if config.embedding_dim is not None:
@@ -270,15 +305,15 @@ class Decoder(nn.Module):
         return sharding.constrain(logits_BxTxV, ("batch", "length", "vocab"))
 
     def __call__(
-        self, tokens_BxT: jax.Array, positions_BxT: jax.Array, mask: jax.Array, seed: layers.Seed = None
+        self, tokens_BxT: jax.Array, positions_BxT: jax.Array, mask: attention.Mask, seed: layers.Seed = None
     ) -> jax.Array:
+        """The final vectors [B, T, D], that `project` makes logits of."""
         rate, depth = self.config.dropout_rate, self.config.num_layers
         x_BxTxD, turn = self._embed(tokens_BxT, positions_BxT)
         x_BxTxD = layers.dropout(x_BxTxD, rate, layers.fold(seed, depth), (-2,))
         bias_HxTxT = self._bias(tokens_BxT.shape[1])
         x_BxTxD = stacks.run(self.layers, x_BxTxD, seed, depth, mask, bias_HxTxT, turn)
-        x_BxTxD = layers.dropout(self._final_norm(x_BxTxD), rate, layers.fold(seed, depth + 1), (-2,))
-        return self._project(x_BxTxD)
+        return layers.dropout(self._final_norm(x_BxTxD), rate, layers.fold(seed, depth + 1), (-2,))
 
     def prefill(self, tokens_BxP: jax.Array, positions_BxP: jax.Array, mask: jax.Array, length: int) -> dict[str, Any]:
         """The cache of a prompt, with room for `length` places: per layer [B, N, T, K], [L, B, N, T, K] if stacked."""
@@ -300,7 +335,23 @@ class Decoder(nn.Module):
         updated = {}
         for name, layer in stacks.named(self.layers).items():
             x_Bx1xD, updated[name] = layer.step(x_Bx1xD, cache[name], position, start_B, bias_Hx1xT, turn)
-        return self._project(self._final_norm(x_Bx1xD))[:, 0], updated
+        return self.project(self._final_norm(x_Bx1xD))[:, 0], updated
+
+    def follow(
+        self, tokens_BxC: jax.Array, places_BxC: jax.Array, start_B: jax.Array, cache: dict[str, Any], mask: jax.Array
+    ) -> jax.Array:
+        """The vectors [B, C, D] of tokens that stand behind a prompt, each as if it stood at its place of the cache."""
+        x_BxCxD, turn = self._embed(tokens_BxC, places_BxC - start_B[:, None])
+        bias_BxHxCxT = None
+        if self.config.positions == "relative":
+            keys = next(iter(cache.values()))["self_key"].shape[-2]
+            bias_BxHxCxP = self.relpos_bias.behind(places_BxC, keys)
+            own_HxCxC = self.relpos_bias(tokens_BxC.shape[1], tokens_BxC.shape[1])
+            own_BxHxCxC = jnp.broadcast_to(own_HxCxC[None], (tokens_BxC.shape[0], *own_HxCxC.shape))
+            bias_BxHxCxT = jnp.concatenate([bias_BxHxCxP, own_BxHxCxC], axis=-1)
+        for name, layer in stacks.named(self.layers).items():
+            x_BxCxD, _ = layer.follow(x_BxCxD, cache[name], mask, bias_BxHxCxT, turn)
+        return self._final_norm(x_BxCxD)
 
 
 def _lengthened(value: jax.Array, length: int) -> jax.Array:
@@ -328,6 +379,14 @@ class DecoderOnly(nn.Module):
 
     def __call__(self, batch: dict[str, jax.Array], dropout_rng: jax.Array | None = None) -> jax.Array:
         """Logits [B, T, V] of teacher forcing."""
+        return self.project(self.hidden(batch, dropout_rng))
+
+    def project(self, x_BxTxD: jax.Array) -> jax.Array:
+        """Final vectors to logits [B, T, V], float32."""
+        return self.decoder.project(x_BxTxD)
+
+    def hidden(self, batch: dict[str, jax.Array], dropout_rng: jax.Array | None = None) -> jax.Array:
+        """The vectors [B, T, D] that `project` makes these logits of."""
         tokens_BxT, valid_BxT = batch["decoder_input_tokens"], batch["decoder_target_tokens"] > 0
         segments_BxT = batch.get("decoder_segment_ids")
         if "decoder_positions" in batch:
@@ -336,6 +395,9 @@ class DecoderOnly(nn.Module):
             positions_BxT = segment_positions(segments_BxT)
         else:
             positions_BxT = jnp.arange(tokens_BxT.shape[1], dtype=jnp.int32)[None, :]
+        if self.config.attention == "splash" and not self.is_initializing():  # parameters are made with one token
+            mask = attention.segments(valid_BxT, valid_BxT, segments_BxT, segments_BxT, causal=True)
+            return self.decoder(tokens_BxT, positions_BxT, mask, layers.seed_from(dropout_rng))
         prefix_BxT = batch["decoder_causal_attention"] > 0 if self.config.prefix_lm else None
         mask = attention.attention_mask(
             valid_BxT, valid_BxT, segments_BxT, segments_BxT, causal=True, prefix_BxL=prefix_BxT
@@ -363,3 +425,16 @@ class DecoderOnly(nn.Module):
         position = cache["position"]
         logits_BxV, updated = self.decoder.step(token_B, cache["decoder"], position, cache["start"])
         return logits_BxV, {**cache, "position": position + 1, "decoder": updated}
+
+    def follow(self, cache: dict[str, Any], batch: dict[str, jax.Array]) -> jax.Array:
+        """The vectors [B, C, D] of continuations of the prompts in the cache; see `api.continuations`."""
+        valid_BxC, segments_BxC = batch["decoder_target_tokens"] > 0, batch["decoder_segment_ids"]
+        own = attention.attention_mask(valid_BxC, valid_BxC, segments_BxC, segments_BxC, causal=True)
+        # Each continuation begins with the last token of its prompt, so that one's place in the cache is not looked at.
+        keys = next(iter(cache["decoder"].values()))["self_key"].shape[-2]
+        keys_1xP = jnp.arange(keys, dtype=jnp.int32)[None, :]
+        read_BxP = (keys_1xP >= cache["start"][:, None]) & (keys_1xP < cache["position"])
+        mask = jnp.concatenate([attention.attention_mask(valid_BxC, read_BxP), own], axis=-1)
+        places_BxC = cache["position"] + batch["decoder_positions"]
+        tokens_BxC = batch["decoder_input_tokens"]
+        return self.decoder.follow(tokens_BxC, places_BxC, cache["start"], cache["decoder"], mask)

@@ -33,8 +33,11 @@ class T5Config:
       dropout_rate: probability of dropping; active only where a random key is given.
       logits_via_embedding: logits by the transposed embedding over sqrt(D) (T5.1.0), instead of their own kernel.
       dtype: type of activations, 'float32' or 'bfloat16'. Norm statistics and logits are float32 in both.
+      attention: what computes the decoder's attention to the encoder over whole sequences: 'xla'; 'splash', a kernel for TPU;
+        'cudnn', for GPU and bfloat16. Self-attention adds relative positions, which is XLA's in any case.
       float32_attention_logits: attention products and softmax in float32 even if `dtype` is bfloat16.
-      remat_policy: what the backward pass recomputes: 'none', 'minimal' (all but matrix products), 'full' (all).
+      remat_policy: what the backward pass recomputes: 'none', 'minimal' (all but products with weights), 'offload' (the same, kept
+        in the host's memory; TPU and GPU), 'full' (all).
       scan_layers: stack the layers and loop over them.
     """
 
@@ -49,6 +52,7 @@ class T5Config:
     dropout_rate: float = 0.1
     logits_via_embedding: bool = False
     dtype: str = "float32"
+    attention: str = "xla"
     float32_attention_logits: bool = True
     remat_policy: str = "none"
     scan_layers: bool = False
@@ -78,6 +82,7 @@ def _attention(config: T5Config) -> attention.Attention:
         dropout_rate=config.dropout_rate,
         dtype=config.activation_dtype,
         float32_logits=config.float32_attention_logits,
+        kernel=config.attention,
     )
 
 
@@ -100,9 +105,10 @@ class EncoderLayer(nn.Module):
         self, x_BxSxD: jax.Array, seed: layers.Seed, mask: jax.Array, bias: jax.Array
     ) -> tuple[jax.Array, None]:
         rate, seeds = self.config.dropout_rate, [layers.fold(seed, place) for place in range(4)]
-        y_BxSxD = self.pre_attention_layer_norm(x_BxSxD)
+        y_BxSxD = stacks.normed(self.pre_attention_layer_norm, x_BxSxD)
         x_BxSxD = stacks.residual(x_BxSxD, self.attention(y_BxSxD, y_BxSxD, mask, bias, seeds[0]), rate, seeds[1])
-        x_BxSxD = stacks.residual(x_BxSxD, self.mlp(self.pre_mlp_layer_norm(x_BxSxD), seeds[2]), rate, seeds[3])
+        y_BxSxD = stacks.normed(self.pre_mlp_layer_norm, x_BxSxD)
+        x_BxSxD = stacks.residual(x_BxSxD, self.mlp(y_BxSxD, seeds[2]), rate, seeds[3])
         return x_BxSxD, None
 
 
@@ -125,16 +131,17 @@ class DecoderLayer(nn.Module):
         seed: layers.Seed,
         encoded_BxSxD: jax.Array,
         mask: jax.Array,
-        cross_mask: jax.Array,
+        cross_mask: attention.Mask,
         bias: jax.Array,
     ) -> tuple[jax.Array, None]:
         rate, seeds = self.config.dropout_rate, [layers.fold(seed, place) for place in range(6)]
-        y_BxTxD = self.pre_self_attention_layer_norm(x_BxTxD)
+        y_BxTxD = stacks.normed(self.pre_self_attention_layer_norm, x_BxTxD)
         x_BxTxD = stacks.residual(x_BxTxD, self.self_attention(y_BxTxD, y_BxTxD, mask, bias, seeds[0]), rate, seeds[1])
-        y_BxTxD = self.pre_cross_attention_layer_norm(x_BxTxD)
+        y_BxTxD = stacks.normed(self.pre_cross_attention_layer_norm, x_BxTxD)
         change_BxTxD = self.encoder_decoder_attention(y_BxTxD, encoded_BxSxD, cross_mask, None, seeds[2])
         x_BxTxD = stacks.residual(x_BxTxD, change_BxTxD, rate, seeds[3])
-        x_BxTxD = stacks.residual(x_BxTxD, self.mlp(self.pre_mlp_layer_norm(x_BxTxD), seeds[4]), rate, seeds[5])
+        y_BxTxD = stacks.normed(self.pre_mlp_layer_norm, x_BxTxD)
+        x_BxTxD = stacks.residual(x_BxTxD, self.mlp(y_BxTxD, seeds[4]), rate, seeds[5])
         return x_BxTxD, None
 
     def cross_cache(self, carry: None, encoded_BxSxD: jax.Array) -> tuple[None, dict[str, jax.Array]]:
@@ -150,17 +157,29 @@ class DecoderLayer(nn.Module):
         cross_mask: jax.Array,
         bias: jax.Array,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """One position of `__call__`, with the keys and values of the earlier positions taken from the cache."""
+        """One position of `__call__`, with the keys and values of the earlier positions taken from the cache.
+
+        There may be several rows to a source, which stand together: they are so many queries of the same keys.
+        """
         change, written = self.self_attention.step(self.pre_self_attention_layer_norm(x_Bx1xD), cache, position, bias)
         x_Bx1xD = x_Bx1xD + change
-        x_Bx1xD = x_Bx1xD + self.encoder_decoder_attention.attend(
-            self.pre_cross_attention_layer_norm(x_Bx1xD),
-            cache["cross_key"].swapaxes(1, 2),
-            cache["cross_value"].swapaxes(1, 2),
-            cross_mask,
-            None,
-        )
+        sources = cache["cross_key"].shape[0]
+        queries = self.pre_cross_attention_layer_norm(x_Bx1xD).reshape(sources, -1, x_Bx1xD.shape[-1])
+        key_BxSxHxK, value_BxSxHxK = cache["cross_key"].swapaxes(1, 2), cache["cross_value"].swapaxes(1, 2)
+        change = self.encoder_decoder_attention.attend(queries, key_BxSxHxK, value_BxSxHxK, cross_mask, None)
+        x_Bx1xD = x_Bx1xD + change.reshape(x_Bx1xD.shape)
         return x_Bx1xD + self.mlp(self.pre_mlp_layer_norm(x_Bx1xD)), written
+
+    def follow(
+        self, x_BxCxD: jax.Array, cache: dict[str, jax.Array], mask: jax.Array, cross_mask: jax.Array, bias: jax.Array
+    ) -> tuple[jax.Array, None]:
+        """`__call__` of packed targets, with the encoder's keys and values taken from the cache."""
+        y_BxCxD = stacks.normed(self.pre_self_attention_layer_norm, x_BxCxD)
+        x_BxCxD = x_BxCxD + self.self_attention(y_BxCxD, y_BxCxD, mask, bias)
+        key_BxSxHxK, value_BxSxHxK = cache["cross_key"].swapaxes(1, 2), cache["cross_value"].swapaxes(1, 2)
+        y_BxCxD = stacks.normed(self.pre_cross_attention_layer_norm, x_BxCxD)
+        x_BxCxD = x_BxCxD + self.encoder_decoder_attention.attend(y_BxCxD, key_BxSxHxK, value_BxSxHxK, cross_mask, None)
+        return x_BxCxD + self.mlp(stacks.normed(self.pre_mlp_layer_norm, x_BxCxD)), None
 
 
 class Encoder(nn.Module):
@@ -202,6 +221,7 @@ class Decoder(nn.Module):
                 "__call__": {"in_axes": (0, *(nn.broadcast,) * 4)},
                 "cross_cache": {"in_axes": nn.broadcast},
                 "step": {"in_axes": (0, nn.broadcast, nn.broadcast, nn.broadcast)},
+                "follow": {"in_axes": (0, nn.broadcast, nn.broadcast, nn.broadcast)},
             }
             self.layers = stacks.scanned(layer, config.num_decoder_layers, methods)(config)
         else:
@@ -216,7 +236,7 @@ class Decoder(nn.Module):
         x_BxTxD: jax.Array,
         encoded_BxSxD: jax.Array,
         mask: jax.Array,
-        cross_mask: jax.Array,
+        cross_mask: attention.Mask,
         seed: layers.Seed = None,
     ) -> jax.Array:
         rate, depth = self.config.dropout_rate, self.config.num_decoder_layers
@@ -246,6 +266,14 @@ class Decoder(nn.Module):
             x_Bx1xD, written = layer.step(x_Bx1xD, cache[name], position, cross_mask, bias_Hx1xT)
             updated[name] = {**cache[name], **written}
         return self.decoder_norm(x_Bx1xD), updated
+
+    def follow(self, x_BxCxD: jax.Array, cache: dict[str, Any], mask: jax.Array, cross_mask: jax.Array) -> jax.Array:
+        """`__call__` of packed targets, with the encoder's keys and values taken from the cache; [B, C, D]."""
+        # Within a target distances are those of the row, which is all that relative positions know.
+        bias_HxCxC = self.relpos_bias(x_BxCxD.shape[1], x_BxCxD.shape[1])
+        for name, layer in stacks.named(self.layers).items():
+            x_BxCxD, _ = layer.follow(x_BxCxD, cache[name], mask, cross_mask, bias_HxCxC)
+        return self.decoder_norm(x_BxCxD)
 
 
 class EncoderDecoder(nn.Module):
@@ -277,6 +305,10 @@ class EncoderDecoder(nn.Module):
 
     def __call__(self, batch: dict[str, jax.Array], dropout_rng: jax.Array | None = None) -> jax.Array:
         """Logits [B, T, V] of teacher forcing."""
+        return self.project(self.hidden(batch, dropout_rng))
+
+    def hidden(self, batch: dict[str, jax.Array], dropout_rng: jax.Array | None = None) -> jax.Array:
+        """The vectors [B, T, D] that `project` makes these logits of."""
         seed = layers.seed_from(dropout_rng)
         encoder_segments_BxS = batch.get("encoder_segment_ids")
         decoder_segments_BxT = batch.get("decoder_segment_ids")
@@ -284,9 +316,13 @@ class EncoderDecoder(nn.Module):
         source_BxS = batch["encoder_input_tokens"] > 0
         target_BxT = batch["decoder_target_tokens"] > 0
         mask = attention.attention_mask(target_BxT, target_BxT, decoder_segments_BxT, decoder_segments_BxT, causal=True)
-        cross_mask = attention.attention_mask(target_BxT, source_BxS, decoder_segments_BxT, encoder_segments_BxS)
+        cross = (target_BxT, source_BxS, decoder_segments_BxT, encoder_segments_BxS)
+        by_segments = (
+            self.config.attention == "splash" and not self.is_initializing()
+        )  # parameters are made with one token
+        cross_mask = attention.segments(*cross) if by_segments else attention.attention_mask(*cross)
         embedded_BxTxD = self.token_embedder(batch["decoder_input_tokens"])
-        return self.project(self.decoder(embedded_BxTxD, encoded_BxSxD, mask, cross_mask, layers.fold(seed, 1)))
+        return self.decoder(embedded_BxTxD, encoded_BxSxD, mask, cross_mask, layers.fold(seed, 1))
 
     def prefill(self, tokens_BxS: jax.Array, max_decode_length: int) -> dict[str, Any]:
         """Runs the encoder once and returns the cache from which `step` starts."""
@@ -300,3 +336,10 @@ class EncoderDecoder(nn.Module):
         x_Bx1xD = self.token_embedder(token_B[:, None])
         x_Bx1xD, updated = self.decoder.step(x_Bx1xD, cache["decoder"], position, cache["cross_mask"])
         return self.project(x_Bx1xD)[:, 0], {**cache, "position": position + 1, "decoder": updated}
+
+    def follow(self, cache: dict[str, Any], batch: dict[str, jax.Array]) -> jax.Array:
+        """The vectors [B, C, D] of continuations of what the cache was made of; see `api.continuations`."""
+        valid_BxC, segments_BxC = batch["decoder_target_tokens"] > 0, batch["decoder_segment_ids"]
+        mask = attention.attention_mask(valid_BxC, valid_BxC, segments_BxC, segments_BxC, causal=True)
+        x_BxCxD = self.token_embedder(batch["decoder_input_tokens"])
+        return self.decoder.follow(x_BxCxD, cache["decoder"], mask, cache["cross_mask"])

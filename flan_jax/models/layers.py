@@ -32,7 +32,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 def activation(name: str) -> Callable[[jax.Array], jax.Array]:
     """Looks an activation up by its gin name."""
     if name not in ACTIVATIONS:
-        raise errors.unknown("activation", name, ACTIVATIONS)
+        raise errors.unknown("mlp_activations", name, ACTIVATIONS)
     return ACTIVATIONS[name]
 
 
@@ -84,11 +84,12 @@ class Dense(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel = self.param("kernel", annotated(self.init, self.axes), (x.shape[-1], self.features), jnp.float32)
         # Flat, because XLA's CPU backend writes a transposed copy of three-dimensional operands for the kernel's gradient.
-        flat = x.reshape(-1, x.shape[-1]).astype(self.dtype)
-        y = jnp.dot(flat, kernel.astype(self.dtype))
+        # On a mesh, batch and length may lie on different axes of it, which one axis could not.
+        flat = x if sharding.partitioned() else x.reshape(-1, x.shape[-1])
+        y = jnp.dot(flat.astype(self.dtype), sharding.gathered(kernel.astype(self.dtype), self.axes))
         if self.use_bias:
             bias = self.param("bias", annotated(nn.initializers.zeros, self.axes[1:]), (self.features,), jnp.float32)
-            y += bias.astype(self.dtype)[None]
+            y += bias.astype(self.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
         return y.reshape(*x.shape[:-1], self.features)
 
 
@@ -128,6 +129,10 @@ class LayerNorm(nn.Module):
         return y + bias_D.astype(self.dtype).reshape(shape)
 
 
+# Name, beside `embedding`, of the learned vectors that a prompt-tuned model reads before its input; see `api`.
+SOFT_PROMPT = "soft_prompt"
+
+
 class Embed(nn.Module):
     """A table of vectors: of tokens, and where logits are tied also the output projection; or of positions."""
 
@@ -145,13 +150,22 @@ class Embed(nn.Module):
 
         A gather, where T5X multiplies by a one-hot matrix: for T5.1.1-small on 8 x (512+114) tokens that product alone
         is 160 GFLOP forward and as much backward, a third of the whole step.
+
+        Where the parameters hold a soft prompt, its P vectors are those of the ids V to V + P - 1.
         """
-        return jnp.take(self.embedding, tokens, axis=0, mode="fill").astype(self.dtype)
+        if not self.has_variable("params", SOFT_PROMPT):
+            return jnp.take(self.embedding, tokens, axis=0, mode="fill").astype(self.dtype)
+        prompt_PxD = self.get_variable("params", SOFT_PROMPT)
+        virtual = tokens >= self.vocab_size
+        ordinary = jnp.take(self.embedding, jnp.where(virtual, 0, tokens), axis=0, mode="fill")
+        learned = jnp.take(prompt_PxD, jnp.where(virtual, tokens - self.vocab_size, 0), axis=0, mode="fill")
+        return jnp.where(virtual[..., None], learned, ordinary).astype(self.dtype)
 
     def attend(self, x: jax.Array) -> jax.Array:
         """[..., D] -> [..., V] in float32, by the transposed embedding."""
+        table_VxD = sharding.gathered(self.embedding, ("vocab", "embed"))
         return jax.lax.dot_general(
-            x.astype(jnp.float32), self.embedding, (((x.ndim - 1,), (1,)), ((), ())), preferred_element_type=jnp.float32
+            x.astype(jnp.float32), table_VxD, (((x.ndim - 1,), (1,)), ((), ())), preferred_element_type=jnp.float32
         )
 
 

@@ -12,12 +12,16 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from flan_jax import errors, sharding
-from flan_jax.models import layers
+from flan_jax.models import attention, layers
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
-# What a backward pass finds stored: everything, the products of weights with activations, or each layer's input only.
-REMAT_POLICIES = ("none", "minimal", "full")
+# What a backward pass finds stored: everything; the products of weights with activations; these, but in the host's memory; or
+# each layer's input only.
+REMAT_POLICIES = ("none", "minimal", "offload", "full")
+
+# Logical axes of what runs from layer to layer.
+RESIDUAL_AXES = ("batch", "length", "activation_embed")
 
 
 def check_config(config: Any, sizes: Sequence[str]) -> None:
@@ -36,6 +40,9 @@ def check_config(config: Any, sizes: Sequence[str]) -> None:
         layers.activation(name)
     check_choice("dtype", config.dtype, DTYPES)
     check_choice("remat_policy", config.remat_policy, REMAT_POLICIES)
+    check_choice("attention", config.attention, attention.KERNELS)
+    if config.attention == "cudnn" and config.dtype != "bfloat16":
+        raise errors.FlanError(f"attention 'cudnn' needs dtype 'bfloat16'; given {config.dtype!r}")
     if not 0.0 <= config.dropout_rate < 1.0:
         raise errors.FlanError(f"dropout_rate must be in [0, 1), given {config.dropout_rate}")
     for field in sizes:
@@ -51,8 +58,13 @@ def check_choice(field: str, given: str, known: Any) -> None:
 
 def residual(x_BxLxD: jax.Array, change_BxLxD: jax.Array, rate: float, seed: layers.Seed) -> jax.Array:
     """Adds a block's output; dropout is drawn once per example and feature, shared along the length."""
-    x_BxLxD = x_BxLxD + layers.dropout(change_BxLxD, rate, seed, (-2,))
-    return sharding.constrain(x_BxLxD, ("batch", "length", "activation_embed"))
+    change_BxLxD = sharding.constrain(change_BxLxD, RESIDUAL_AXES)
+    return sharding.constrain(x_BxLxD + layers.dropout(change_BxLxD, rate, seed, (-2,)), RESIDUAL_AXES)
+
+
+def normed(norm: nn.Module, x_BxLxD: jax.Array) -> jax.Array:
+    """A norm's output where its input lies; whoever needs whole rows gathers them, and scatters their gradients back."""
+    return sharding.constrain(norm(x_BxLxD), RESIDUAL_AXES)
 
 
 def rematerialised(layer: type[nn.Module], config: Any) -> type[nn.Module]:
@@ -60,9 +72,12 @@ def rematerialised(layer: type[nn.Module], config: Any) -> type[nn.Module]:
     if config.remat_policy == "none":
         return layer
     policies = jax.checkpoint_policies
-    policy = (
-        policies.dots_with_no_batch_dims_saveable if config.remat_policy == "minimal" else policies.nothing_saveable
-    )
+    if config.remat_policy == "minimal":
+        policy = policies.dots_with_no_batch_dims_saveable
+    elif config.remat_policy == "offload":
+        policy = policies.offload_dot_with_no_batch_dims("device", "pinned_host")
+    else:
+        policy = policies.nothing_saveable
     # Inside a loop XLA cannot merge the recomputation with the forward pass, so the barrier against it is not needed.
     return nn.remat(layer, policy=policy, prevent_cse=not config.scan_layers)
 

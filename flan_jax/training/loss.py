@@ -5,7 +5,7 @@ Everything is float32. Shapes: B batch, T target length, V vocabulary.
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,9 +15,28 @@ from flan_jax import errors
 
 Batch = Mapping[str, jax.Array]
 Sums = dict[str, jax.Array]
+Project = Callable[[Any, jax.Array], jax.Array]
+
+# From a vocabulary of this size on, logits are made for `CHUNK` target positions at a time unless a run says otherwise: of
+# PaLM's 256,000 pieces a row of 2,560 tokens would take 2.4 GiB, and its gradient as much again.
+LARGE_VOCABULARY = 100_000
+CHUNK = 512
 
 # Divisors of the loss that depend on the batch (T5X's SpecialLossNormalizingFactor).
 NORMALIZING_FACTORS = ("NUM_REAL_TARGET_TOKENS", "NUM_TOTAL_TARGET_TOKENS", "AVERAGE_PER_SEQUENCE")
+
+
+def chunk_length(given: int | None, vocab_size: int, length: int) -> int | None:
+    """How many target positions to make logits for at a time; None for all of them in one piece.
+
+    Args:
+      given: what the run says: a number, 0 for all at once, None to go by the size of the vocabulary.
+      vocab_size: V.
+      length: T.
+    """
+    if given is None:
+        given = CHUNK if vocab_size >= LARGE_VOCABULARY else 0
+    return given if 0 < given < length else None
 
 
 def _onehot_mask(logits: jax.Array, targets: jax.Array) -> jax.Array:
@@ -144,6 +163,7 @@ def loss_and_sums(
     *,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
+    tasks: int = 0,
 ) -> tuple[jax.Array, Sums]:
     """The scalar to differentiate, and the sums from which `scalars` makes the reported values.
 
@@ -154,9 +174,12 @@ def loss_and_sums(
       divisor: likewise; None leaves the sum.
       label_smoothing: see `token_losses`.
       z_loss: see `token_losses`.
+      tasks: also sum the loss by task, of so many; the batch then has `decoder_task_ids` [B, T]: at every token of an
+        example one more than the number of its task, 0 at padding.
 
     Returns:
-      The loss, and sums that may be added over microbatches and steps.
+      The loss, and sums that may be added over microbatches and steps. With `tasks`, `task_loss` and `task_weights` [tasks]:
+      the loss in nats, not divided, and the weights that it is of.
     """
     if weights_BxT.shape != logits_BxTxV.shape[:-1]:
         raise errors.FlanError(
@@ -168,6 +191,133 @@ def loss_and_sums(
     scale = 1.0 if divisor is None else divisor
     loss = jnp.sum(losses_BxT * weights_BxT / scale)
     correct_BxT = jnp.argmax(jax.lax.stop_gradient(logits_BxTxV), axis=-1) == targets_BxT
+    return loss, _sums(loss, losses_BxT, penalties_BxT, correct_BxT, batch, weights_BxT, scale, tasks)
+
+
+def chunked_loss_and_sums(
+    project: Project,
+    projection: Any,
+    hidden_BxTxD: jax.Array,
+    batch: Batch,
+    weights_BxT: jax.Array,
+    divisor: jax.Array | float | None = None,
+    *,
+    chunk: int,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    tasks: int = 0,
+) -> tuple[jax.Array, Sums]:
+    """`loss_and_sums` of logits that never exist as a whole: of `chunk` target positions at a time.
+
+    The gradients of a piece are made while its logits are there, so that differentiating costs no second projection.
+
+    Args:
+      project: (projection, vectors [B, C, D]) -> float32 logits [B, C, V], such as a partial of `models.api.project`; the
+        same object for the same model.
+      projection: the parameters that it reads; gradients flow to them and to `hidden_BxTxD`, and to nothing else.
+      hidden_BxTxD: the model's final vectors.
+      batch: as in `loss_and_sums`, like all that follow.
+      weights_BxT: likewise.
+      divisor: likewise.
+      chunk: target positions at a time; any number from 1.
+      label_smoothing: see `token_losses`.
+      z_loss: see `token_losses`.
+      tasks: as in `loss_and_sums`.
+    """
+    scale = 1.0 if divisor is None else divisor
+    settings = (chunk, label_smoothing, z_loss)
+    found: Any = _chunked(
+        project, settings, projection, hidden_BxTxD, batch["decoder_target_tokens"], weights_BxT / scale
+    )
+    loss, losses_BxT, penalties_BxT, correct_BxT = found
+    return loss, _sums(loss, losses_BxT, penalties_BxT, correct_BxT, batch, weights_BxT, scale, tasks)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _chunked(
+    project: Project,
+    settings: tuple[int, float, float],
+    projection: Any,
+    hidden_BxTxD: jax.Array,
+    targets_BxT: jax.Array,
+    weights_BxT: jax.Array,
+) -> Any:
+    """The weighted loss, and of every token its loss, its z-loss and whether the largest logit is the target's."""
+    return _over_chunks(project, settings, projection, hidden_BxTxD, targets_BxT, weights_BxT, gradients=False)[0]
+
+
+def _chunked_forward(
+    project: Project, settings: tuple[int, float, float], projection: Any, *of_tokens: jax.Array
+) -> Any:
+    return _over_chunks(project, settings, projection, *of_tokens, gradients=True)
+
+
+def _chunked_backward(project: Project, settings: tuple[int, float, float], gradients: Any, cotangents: Any) -> Any:
+    del project, settings
+    scaled: Any = jax.tree.map(lambda leaf: (cotangents[0] * leaf.astype(jnp.float32)).astype(leaf.dtype), gradients)
+    return (*scaled, None, None)
+
+
+_chunked.defvjp(_chunked_forward, _chunked_backward)
+
+
+def _over_chunks(
+    project: Project,
+    settings: tuple[int, float, float],
+    projection: Any,
+    hidden_BxTxD: jax.Array,
+    targets_BxT: jax.Array,
+    weights_BxT: jax.Array,
+    *,
+    gradients: bool,
+) -> tuple[Any, Any]:
+    """What `_chunked` returns, and the gradients of its loss by projection and hidden vectors, if they are asked for."""
+    (chunk, label_smoothing, z_loss), length = settings, targets_BxT.shape[1]
+
+    def cut(value: jax.Array) -> jax.Array:
+        padding = [(0, 0), (0, -length % chunk), *[(0, 0)] * (value.ndim - 2)]
+        padded = jnp.pad(value, padding)  # with tokens of weight 0
+        return jnp.swapaxes(padded.reshape(value.shape[0], -1, chunk, *value.shape[2:]), 0, 1)
+
+    def joined(pieces: jax.Array) -> jax.Array:
+        whole = jnp.swapaxes(pieces, 0, 1)
+        return whole.reshape(whole.shape[0], -1, *whole.shape[3:])[:, :length]
+
+    def one(total: Any, piece: Any) -> tuple[Any, Any]:
+        hidden_BxCxD, targets_BxC, weights_BxC = piece
+        if gradients:
+            logits_BxCxV, pull_back = jax.vjp(project, projection, hidden_BxCxD)
+        else:
+            logits_BxCxV, pull_back = project(projection, hidden_BxCxD), None
+        (losses_BxC, penalties_BxC), kept = _token_losses_forward(logits_BxCxV, targets_BxC, label_smoothing, z_loss)
+        correct_BxC = jnp.argmax(logits_BxCxV, axis=-1) == targets_BxC
+        loss, gradient = total
+        loss += jnp.sum(losses_BxC * weights_BxC)
+        of_hidden = None
+        if pull_back is not None:
+            by_logits, _ = _token_losses_backward(label_smoothing, z_loss, kept, (weights_BxC, penalties_BxC))
+            of_projection, of_hidden = pull_back(by_logits)
+            gradient = jax.tree.map(jnp.add, gradient, of_projection)
+        return (loss, gradient), (losses_BxC, penalties_BxC, correct_BxC, of_hidden)
+
+    start = jax.tree.map(jnp.zeros_like, projection) if gradients else None
+    pieces = (cut(hidden_BxTxD), cut(targets_BxT), cut(weights_BxT))
+    (loss, gradient), (losses, penalties, correct, of_hidden) = jax.lax.scan(one, (jnp.float32(0.0), start), pieces)
+    of_tokens = (joined(losses), joined(penalties), joined(correct))
+    return (loss, *of_tokens), (gradient, joined(of_hidden)) if gradients else None
+
+
+def _sums(
+    loss: jax.Array,
+    losses_BxT: jax.Array,
+    penalties_BxT: jax.Array,
+    correct_BxT: jax.Array,
+    batch: Batch,
+    weights_BxT: jax.Array,
+    scale: jax.Array | float,
+    tasks: int,
+) -> Sums:
+    targets_BxT = batch["decoder_target_tokens"]
     sums = {
         "loss": loss,
         "z_loss": jnp.sum(penalties_BxT * weights_BxT / scale),
@@ -176,7 +326,15 @@ def loss_and_sums(
         "target_tokens": jnp.float32(math.prod(targets_BxT.shape)),
         **_padding_sums(batch),
     }
-    return loss, jax.lax.stop_gradient(sums)
+    if tasks:
+        ids_BxT = batch["decoder_task_ids"]
+        sums["task_loss"] = _sum_by_task(losses_BxT * weights_BxT, ids_BxT, tasks)
+        sums["task_weights"] = _sum_by_task(weights_BxT, ids_BxT, tasks)
+    return jax.lax.stop_gradient(sums)
+
+
+def _sum_by_task(values_BxT: jax.Array, ids_BxT: jax.Array, tasks: int) -> jax.Array:
+    return jax.ops.segment_sum(values_BxT.reshape(-1), ids_BxT.reshape(-1), num_segments=tasks + 1)[1:]
 
 
 def _padding_sums(batch: Batch) -> Sums:
@@ -194,8 +352,11 @@ def _padding_sums(batch: Batch) -> Sums:
     return sums
 
 
-def scalars(sums: Mapping[str, jax.Array], steps: int = 1) -> dict[str, jax.Array]:
-    """Turns sums over `steps` training steps into T5X's scalar tags (means per step, or ratios of the sums)."""
+def scalars(sums: Mapping[str, Any], steps: int = 1) -> dict[str, Any]:
+    """Turns sums over `steps` training steps into T5X's scalar tags (means per step, or ratios of the sums).
+
+    Of sums on the host it makes numbers on the host: an operation of the device's would wait for the step that it is at.
+    """
     loss, penalty, weights, tokens = (sums[name] for name in ("loss", "z_loss", "weights", "target_tokens"))
     tags = {
         "accuracy": sums["correct"] / weights,
@@ -213,7 +374,6 @@ def scalars(sums: Mapping[str, jax.Array], steps: int = 1) -> dict[str, jax.Arra
         tags[f"effective_batch_size/{name}"] = sums[f"examples/{name}"] / steps
         tags[f"non_padding_fraction/{name}"] = sums[f"real_tokens/{name}"] / sums[f"all_tokens/{name}"]
     if features:
-        real = jnp.stack([sums[f"real_tokens/{name}"] for name in features])
-        every = jnp.stack([sums[f"all_tokens/{name}"] for name in features])
-        tags["non_padding_fraction/overall"] = jnp.sum(real) / jnp.sum(every)
+        real, every = (sum(sums[f"{kind}/{name}"] for name in features) for kind in ("real_tokens", "all_tokens"))
+        tags["non_padding_fraction/overall"] = real / every
     return tags

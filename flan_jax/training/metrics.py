@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,30 +16,52 @@ METRICS_FILE = "metrics.jsonl"
 class Accumulator:
     """Adds the sums of steps up, on the host, until they are written."""
 
-    def __init__(self) -> None:
-        self._sums: dict[str, float] = {}
+    def __init__(self, tasks: Sequence[str] = (), clusters: Sequence[str | None] = ()) -> None:
+        """Args:
+        tasks: the names of what `task_loss` and `task_weights` are summed by; they may have room for more.
+        clusters: of each task the cluster, if it has one.
+        """
+        self._sums: dict[str, Any] = {}
+        self._tasks, self._clusters = tasks, clusters
         self.steps = 0
 
     def add(self, sums: Mapping[str, Any]) -> None:
         """Adds one step's sums, which are on the host."""
         for name, value in sums.items():
-            if name == "learning_rate":
-                self._sums[name] = float(value)
-            else:
-                self._sums[name] = self._sums.get(name, 0.0) + float(value)
+            number = np.asarray(value, np.float64)
+            self._sums[name] = number if name == "learning_rate" else self._sums.get(name, 0.0) + number
         self.steps += 1
 
     def take(self) -> dict[str, float]:
         """Returns the tags over the steps added since the last call, and starts anew."""
         sums = dict(self._sums)
-        rate = sums.pop("learning_rate", None)
+        by_task = self._by_task(sums.pop("task_loss", None), sums.pop("task_weights", None))
+        rate, norm = sums.pop("learning_rate", None), sums.pop("gradient_norm", None)
+        sums.pop("nonfinite", None)
         undivided = sums.pop("undivided_loss")
         tags = {name: float(value) for name, value in loss.scalars(_arrays(sums), self.steps).items()}
-        tags["loss_per_target_token"] = undivided / sums["weights"]
+        tags["loss_per_target_token"] = float(undivided / sums["weights"])
         if rate is not None:
-            tags["learning_rate"] = rate
+            tags["learning_rate"] = float(rate)
+        if norm is not None:
+            tags["gradient_norm"] = float(norm / self.steps)
         self._sums, self.steps = {}, 0
-        return tags
+        return tags | by_task
+
+    def _by_task(self, losses: Any, weights: Any) -> dict[str, float]:
+        """The loss a target token of each task and of each cluster that was there."""
+        if losses is None:
+            return {}
+        found: dict[str, list[float]] = {}
+        for number in np.flatnonzero(weights).tolist():
+            names = [f"loss_by_task/{self._tasks[number]}"]
+            if number < len(self._clusters) and self._clusters[number]:
+                names.append(f"loss_by_cluster/{self._clusters[number]}")
+            for name in names:
+                total = found.setdefault(name, [0.0, 0.0])
+                total[0] += float(losses[number])
+                total[1] += float(weights[number])
+        return {name: loss / weight for name, (loss, weight) in found.items()}
 
 
 def _arrays(sums: Mapping[str, float]) -> dict[str, Any]:

@@ -57,6 +57,9 @@ STANDARD_FACTOR_RULES: Mapping[str, str] = {
     "multiquery_heads": "column",
     "kv_fused": "column",
     "layer_norm_scale": "none",
+    # Not T5X's: adapters are too small for factors of their second moment to save anything.
+    "lora_rank": "none",
+    "prompt": "none",
 }
 _PARTS = {"row": "row", "column": "column", "col": "column", "batch": "batch", "none": "none", "unfactorized": "none"}
 
@@ -318,6 +321,30 @@ class OptaxOptimizer:
             self.axes,
             transform_non_params=lambda leaf: (None,) * len(leaf.shape),
         )
+
+
+def adamw(
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 1e-4,
+    clip_global_norm: float | None = None,
+) -> OptaxOptimizer:
+    """AdamW (Loshchilov and Hutter 2017), with Adam's two moments in float32 (t5x: `optimizers.adamw`, optax's defaults).
+
+    Args:
+      b1: decay of the gradients' mean.
+      b2: decay of their mean square.
+      eps: added to its root.
+      weight_decay: times the learning rate, what parameters shrink by each step.
+      clip_global_norm: largest norm of all gradients together; None for no limit.
+    """
+
+    def make(learning_rate: Any) -> optax.GradientTransformation:
+        step = optax.adamw(learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
+        return step if clip_global_norm is None else optax.chain(optax.clip_by_global_norm(clip_global_norm), step)
+
+    return OptaxOptimizer(make)
 
 
 _SCHEDULE_FACTORS = (

@@ -1,5 +1,6 @@
 """Checkpoints come back bit for bit, or say why not."""
 
+import errno
 import gc
 import json
 import logging
@@ -12,6 +13,7 @@ import textwrap
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -198,8 +200,128 @@ def test_when_every_checkpoint_is_damaged_nothing_is_made_up(tmp_path):
         flip(array_file(tmp_path / f"checkpoint_{step}"))
     with pytest.raises(manager.BrokenCheckpoint, match="altered"):
         manager.restore_from(tmp_path / "checkpoint_10", abstract(make_state()))
-    with pytest.raises(manager.BrokenCheckpoint, match="none of the 2 checkpoints"):
-        restore(tmp_path)
+    for _ in range(2):  # a second start says the same
+        assert manager.resolve_restore(tmp_path, None, "latest", True).source == "model_dir"
+        with pytest.raises(
+            manager.BrokenCheckpoint, match=r"none of the 2 checkpoints.*checkpoint_10: .*another MODEL_DIR"
+        ):
+            restore(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint_10", "checkpoint_20"]
+
+
+@pytest.mark.parametrize("spoil", ["dataset", "named broken"])
+def test_a_run_whose_checkpoints_are_all_lost_is_not_started_anew(tmp_path, spoil):
+    initial, run = saved(tmp_path / "initial") / "checkpoint_10", saved(tmp_path / "run")
+    for step in (10, 20):
+        if spoil == "dataset":
+            DAMAGE[spoil][0](run / f"checkpoint_{step}")
+        else:
+            (run / f"checkpoint_{step}").rename(run / f"broken_checkpoint_{step}")
+    for _ in range(2):
+        with manager.CheckpointManager(run, keep=None, period=10):
+            for restore_path, mode in [(None, "specific"), (initial, "specific"), (initial.parent, "latest")]:
+                with pytest.raises(
+                    errors.FlanError, match=r"holds no .*checkpoint_10, (broken_)?checkpoint_20: .*MODEL_DIR"
+                ):
+                    manager.resolve_restore(run, restore_path, mode, True)
+    if spoil == "named broken":
+        (run / "broken_checkpoint_10").rename(run / "checkpoint_10")  # the way out that the message names
+        assert_same_bits(restore(run)[0], make_state(10))
+
+
+def test_a_run_that_was_killed_in_its_first_save_starts_anew(tmp_path):
+    """Where a rename is not atomic (gs://), a killed save leaves a checkpoint without its marker."""
+    saved(tmp_path, steps=(10,))
+    (tmp_path / "checkpoint_10/commit_success.txt").unlink()
+    with manager.CheckpointManager(tmp_path, keep=None, period=10) as checkpoints:
+        assert manager.resolve_restore(tmp_path, None, "latest", True).source == "scratch"
+        assert checkpoints.save(10, make_state(10), {})
+    assert (tmp_path / "broken_checkpoint_10").is_dir()
+
+
+class UnavailableError(Exception):
+    """As TensorFlow's file systems call it."""
+
+
+OUTAGES = {
+    "503": Exception("UNAVAILABLE: Error reading gs://bucket/checkpoint_20: HTTP response code: 503"),
+    "deadline": ValueError("DEADLINE_EXCEEDED: no answer in 60 s"),
+    "permission": ValueError(
+        'PERMISSION_DENIED: Error opening local file "d/1" [OS error 13: EACCES Permission denied]'
+    ),
+    "input/output": ValueError('UNKNOWN: Error reading local file "d/1" [OS error 5: EIO Input/output error]'),
+    "TensorFlow": UnavailableError("no route to the bucket"),
+    "timeout": TimeoutError("timed out"),
+    "operating system": OSError(errno.ESTALE, "Stale file handle"),
+}
+
+
+@pytest.mark.parametrize("outage", OUTAGES)
+@pytest.mark.parametrize("where", ["restore", "metadata"])
+def test_storage_that_does_not_answer_is_not_a_damaged_checkpoint(tmp_path, monkeypatch, outage, where):
+    saved(tmp_path)
+
+    def fail(*_, **__):
+        raise OUTAGES[outage]
+
+    with monkeypatch.context() as during:
+        during.setattr(ocp.PyTreeCheckpointHandler, where, fail)
+        for _ in range(2):
+            with pytest.raises(
+                manager.StorageUnavailable, match=r"checkpoint_20: .* cannot be read now.*nothing was moved"
+            ):
+                restore(tmp_path)
+        with pytest.raises(manager.StorageUnavailable, match="checkpoint_10"):
+            manager.restore_from(tmp_path / "checkpoint_10", abstract(make_state()))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint_10", "checkpoint_20"]
+    assert_same_bits(restore(tmp_path)[0], make_state(20))
+
+
+class NotFoundError(Exception):
+    """As TensorFlow's file systems call it."""
+
+
+def test_a_bucket_without_the_directory_is_a_run_that_has_not_begun(monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "listdir", lambda _: (_ for _ in ()).throw(NotFoundError("no such object")))
+    assert manager.resolve_restore(tmp_path / "run", None, "latest", True).source == "scratch"
+
+
+@pytest.mark.parametrize("where", ["", "checkpoint_20", "checkpoint_20/state"])
+def test_a_directory_that_cannot_be_listed_is_not_an_empty_one(tmp_path, monkeypatch, where):
+    """A stale handle of a network's disk: nothing of it seems to exist."""
+    saved(tmp_path)
+    listed, stale = os.listdir, str(tmp_path / where)
+
+    def fail(path="."):
+        if os.fspath(path).rstrip("/") == stale:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return listed(path)
+
+    with monkeypatch.context() as during:
+        during.setattr(os, "listdir", fail)
+        for ask in (lambda: manager.resolve_restore(tmp_path, None, "latest", True), lambda: restore(tmp_path)):
+            with pytest.raises(manager.StorageUnavailable, match="list of checkpoints cannot be read now"):
+                ask()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint_10", "checkpoint_20"]
+
+
+def test_an_outage_after_a_damaged_checkpoint_moves_neither(tmp_path, monkeypatch):
+    saved(tmp_path)
+    flip(array_file(tmp_path / "checkpoint_20"))
+    read = manager._read_state
+
+    def fail(path, *args, **settings):
+        if path.name == "checkpoint_10":
+            raise manager.StorageUnavailable("checkpoint_10 cannot be read now")
+        return read(path, *args, **settings)
+
+    with monkeypatch.context() as during:
+        during.setattr(manager, "_read_state", fail)
+        with pytest.raises(manager.StorageUnavailable):
+            restore(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint_10", "checkpoint_20"]
+    assert_same_bits(restore(tmp_path)[0], make_state(10))
+    assert (tmp_path / "broken_checkpoint_20").is_dir()
 
 
 def test_leftovers_of_a_killed_save_are_ignored_and_removed(tmp_path):

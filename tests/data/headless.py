@@ -57,11 +57,15 @@ class Browser:
             self.events.append(received)
 
     def open(self, page: pathlib.Path, fragment: str = "") -> None:
-        """Loads a page anew and waits until its scripts have run."""
+        """Loads a file anew and waits until its scripts have run."""
+        self.visit(page.resolve().as_uri() + fragment)
+
+    def visit(self, address: str) -> None:
+        """Loads an address anew and waits until its scripts have run."""
         self.call("Page.navigate", url="about:blank")
         self.events.clear()
-        self.call("Page.navigate", url=page.resolve().as_uri() + fragment)
-        self.wait("document.readyState + location.protocol === 'completefile:'")
+        self.call("Page.navigate", url=address)
+        self.wait("document.readyState === 'complete' && location.protocol !== 'about:'")
 
     def wait(self, condition: str) -> None:
         """Waits until an expression is true: events such as `toggle` come after what causes them."""

@@ -27,6 +27,15 @@ def test_a_bad_record_fails_its_dataset_alone(tmp_path, capsys, monkeypatch):
     assert sources.PreparedDataset(str(tmp_path / "environment"), "good:1.0.0").sizes == {"train": 5}
 
 
+def test_what_a_user_may_want_to_know_is_said(tmp_path, capsys):
+    write(tmp_path / "records", "one", train=rows(5))
+    assert cli.main(["data", "import", str(tmp_path / "records"), "--data_dir", str(tmp_path / "tfds")]) == 0
+    said = capsys.readouterr().err
+    assert "one: " in said
+    assert "features taken from the records" in said
+    assert "TensorInfo.dtype" not in said
+
+
 def test_keys(tmp_path, capsys):
     for name in ("one", "two"):
         write(tmp_path / "records", name, train=rows(3))

@@ -150,6 +150,15 @@ def test_a_missing_split_matters_where_it_is_needed(rte_copy, capsys):
     assert "rte: test is 'validation': unknown split" in capsys.readouterr().out
 
 
+def test_published_rows_stand_where_there_are_none(tmp_path, capsys):
+    """Marked, so that nobody takes them for rows that are there; WSC273 has nothing to train on."""
+    assert run("coreference_10templates", "--tfds_data_dir", str(tmp_path)) == 1
+    lines = {line.split()[1]: line for line in capsys.readouterr().out.splitlines() if line.startswith("\u2502 ")}
+    assert "train_xl 40,398 (published)" in lines["winogrande"]
+    assert "published" not in lines["wsc273"]
+    assert "train_xl" not in lines["definite_pronoun_resolution"]
+
+
 def test_a_slice_beyond_the_rows_is_no_data(rte_copy, capsys):
     data_dir, _ = rte_copy
     far = {"train": "train", "validation": "validation[30000:30200]", "test": "train[-5:]"}
@@ -203,11 +212,36 @@ def test_what_tfds_cannot_fetch_comes_with_steps(tfds_dataset, tmp_path, capsys)
 
 def manual_files():
     content = yaml.safe_load((shipped.directory("tasks") / "manual_downloads.yaml").read_text(encoding="utf-8"))
-    return {name: entry["files"] for name, entry in content.items()}
+    return {name: entry["files"] for name, entry in content.items() if "files" in entry}
+
+
+def public_files():
+    content = yaml.safe_load((shipped.directory("tasks") / "manual_downloads.yaml").read_text(encoding="utf-8"))
+    return {name: entry for name, entry in content.items() if "files" not in entry}
+
+
+@pytest.mark.parametrize("name", public_files())
+def test_what_no_builder_reads_is_imported_from_public_files(name, tmp_path, capsys):
+    """The steps put files into a folder of records; the command under them makes the dataset, `columns` or `fields` known."""
+    wanted = dataset("public", f"{name}:1.0.0")
+    finding = examine_one(wanted, tmp_path, builders=True)
+    assert (finding.status, finding.builder_version) == ("manual", None)
+    assert finding.problems == (f"{name}:1.0.0 is not prepared",)
+    assert finding.fix == f"flan data import RECORDS --data_dir {tmp_path} --keys {name}"
+    paths = re.findall(rf"{name}/\w+\.(?:tsv|jsonl)", " ".join(finding.steps))
+    assert paths
+    assert "https://" in finding.steps[0]
+    assert ("columns" in public_files()[name]) == all(path.endswith(".tsv") for path in paths)
+    assert doctor.show([finding], str(tmp_path), as_json=False) == 1
+    assert finding.fix in capsys.readouterr().out
 
 
 def test_every_manual_dataset_is_tested():
     assert set(manual_files()) == set(BY_HAND)
+    datasets = mixtures.Catalogue.from_modules("flan_jax.tasks.catalogue").specs
+    assert {name for name in public_files() if name.startswith("cot_") or name == "qed"} == {
+        d.tfds_dataset for d in datasets if d.collection == "cot" and d.tfds_dataset not in ("gsm8k", "esnli", "qasc")
+    }
 
 
 def test_licences_are_given_or_said_to_be_unstated(tmp_path):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flan_jax import errors
-from flan_jax.data import fewshot, loader, mixtures, seqio_tasks, spec, streams, styles
+from flan_jax.data import delimiters, fewshot, loader, mixtures, seqio_tasks, spec, streams, styles
 
 FIVE = styles.Style((0, 1, 2, 3), shots=5)
 
@@ -131,7 +131,7 @@ def test_the_budget_is_used_and_never_exceeded(tmp_path_factory, seed, shots, le
     (f,) = train(of, 60).draw(np.asarray([seed]), seed)
     (found,) = seqio_tasks.tokenise([f], tokenizer(), {"inputs": length, "targets": 16})
     query = tokenizer().encode([f.inputs])[0]
-    around = tokenizer().encode([fewshot.SEPARATORS.target, fewshot.SEPARATORS.exemplar])
+    around = tokenizer().encode([delimiters.FLAN_2021.between, delimiters.FLAN_2021.exemplar])
     expected, own = [], []
     for e in f.shots.exemplars():  # the same, one exemplar after the other
         x, y = tokenizer().encode(list(f.shots.pool.text(e)))
@@ -203,3 +203,16 @@ def test_a_dataset_without_a_train_split_has_no_exemplars(tmp_path):
 def test_short_inputs_leave_no_room(five):
     drawn = train(five, 20).draw(np.arange(5), 0)
     assert [found.shots for found in seqio_tasks.tokenise(drawn, tokenizer(), LENGTHS)] == [0] * 5
+
+
+def test_many_pools_share_what_they_keep(tmp_path):
+    """Of one, what fits; of very many, the least that each may keep, and the same exemplars."""
+    lengths = {"inputs": 1024, "targets": 16}
+    alone, crowded = train(few(tmp_path), 60), train(few(tmp_path), 60)
+    crowded.pool[0].bound(1_000_000)
+    first = seqio_tasks.tokenise(alone.draw(np.arange(300), 0), tokenizer(), lengths)
+    assert seqio_tasks.tokenise(crowded.draw(np.arange(300), 0), tokenizer(), lengths) == first
+    kept, few_kept = alone.pool[0], crowded.pool[0]
+    assert kept._held > few_kept._held > 0
+    assert few_kept._held <= fewshot._LEAST_TOKENS
+    assert len(few_kept._examples) <= fewshot._LEAST_ROWS < len(kept._examples)

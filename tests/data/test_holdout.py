@@ -55,9 +55,12 @@ def test_the_whole():
         assert CATALOGUE.tasks.find(f"{extra}_10templates") is not None
         holding = [m for m in CATALOGUE.mixture_names() if f"{extra}_10templates" in CATALOGUE.mixture(m).tasks]
         # FLAN's public names have the first three, as FLAN has; WSC273 is only evaluated.
-        assert (
-            holding == ["coreference_10templates"] if extra == "wsc273" else all(m.startswith("flan_") for m in holding)
-        )
+        if extra == "wsc273":
+            asked = ["coreference_10templates", "flan2021_eval_10templates", "flan2021_eval_coreference_10templates"]
+            assert holding == asked
+            assert all(CATALOGUE.mixture(name).evaluates for name in holding)
+        else:
+            assert all(m.startswith("flan_") for m in holding)
         assert not [m for m in holding if m.startswith("flan_minus_")]
 
 
@@ -118,7 +121,7 @@ def test_the_flan_collection():
 
 
 def test_every_mixture_names_tasks_that_exist():
-    known = set(CATALOGUE.tasks.names())
+    known = {*CATALOGUE.tasks.names(), *CATALOGUE.tasks.text_names()}
     listed = CATALOGUE.mixture_names()
     assert len(listed) == len(set(listed))
     for name in listed:

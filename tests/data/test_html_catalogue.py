@@ -232,7 +232,8 @@ def test_the_whole_catalogue_on_the_sample(tmp_path, sample_dir, capsys):
         missing="error",
     )
     page = pathlib.Path(capsys.readouterr().out.strip())
-    specs = list(mixtures.Catalogue.from_modules(cli.DEFAULT_MODULE).specs)
+    clusters = mixtures.Catalogue.from_modules(cli.DEFAULT_MODULE).specs.clusters()
+    specs = [one for members in clusters.values() for one in members]
     shown = datasets(json.loads(Page(page.read_bytes()).scripts["application/json"]))
     assert list(shown) == [one.name for one in specs]
     assert [len(shown[one.name]["templates"]) for one in specs] == [len(templates.load(one.templates)) for one in specs]

@@ -179,6 +179,23 @@ def test_a_restored_loader_continues_to_the_bit(mixed, step, pack, batch_size, h
     assert_same(read(resumed, 3), whole[step + 1 :])
 
 
+@pytest.mark.parametrize("before", [1, 2, 4])
+@pytest.mark.parametrize("after", [1, 2, 4])
+def test_a_run_goes_on_with_another_number_of_hosts(mixed, before, after):
+    whole = read(open_loader(mixed), 6)
+    saved = [read(open_loader(mixed, host=host, hosts=before), 3)[-1].state for host in range(before)]
+    position = json.loads(json.dumps(loader.merge_states(saved)))
+    assert position == whole[2].state
+    parts = []
+    for host in range(after):
+        resumed = open_loader(mixed, host=host, hosts=after)
+        resumed.restore(position)
+        parts.append(read(resumed, 3))
+    for step, batch in enumerate(whole[3:]):
+        for name, values in batch.features.items():
+            np.testing.assert_array_equal(np.concatenate([part[step].features[name] for part in parts]), values)
+
+
 def test_a_loader_that_has_run_on_can_be_restored(mixed):
     opened = open_loader(mixed)
     batches = read(opened, 6)

@@ -74,3 +74,24 @@ def test_command_line_json(sample_dir, capsys):
     assert found["mixture"] == "sentiment_10templates"
     assert found["examples"] == 40
     assert len(found["tasks"]) == 4
+
+
+def test_the_published_table_needs_no_data(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cli.main(["mixture", "flan2022", "--published", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    whole = {part["part"]: part["rate"] for part in found["parts"] if not part["kind"]}
+    assert {name: round(100 * rate, 1) for name, rate in whole.items()} == {
+        "muffin": 46.0,
+        "t0": 27.9,
+        "cot": 1.8,
+        "niv2": 24.2,
+    }
+    assert sum(task["rate"] for task in found["tasks"]) == pytest.approx(1)
+    rows = {task["task"]: task["rows"] for task in found["tasks"]}
+    assert rows["qrecc_template_0to10_zero_shot"] == 10_170
+    assert cli.main(["mixture", "opt_iml_base", "--published"]) == 0
+    said = capsys.readouterr().out
+    assert "of 1,556 datasets no size is published" in said
+    assert "left out: crossfit, 4% of opt_iml_base" in said
+    assert "22.22%" in said

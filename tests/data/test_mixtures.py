@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from test_streams import seqio_task
 
 from flan_jax import errors
-from flan_jax.data import loader, mixtures, streams
+from flan_jax.data import holdout, loader, mixtures, streams
 
 MODULE = "flan_jax.tasks.catalogue"
 CATALOGUE = mixtures.Catalogue.from_modules(MODULE)
 
 
-def opened(catalogue: mixtures.Catalogue, name: str, data_dir: str, **options) -> mixtures.OpenMixture:
+def opened(catalogue: mixtures.Catalogue, name: str, data_dir: str | None, **options) -> mixtures.OpenMixture:
     options = {"split": "train", "tokenizer": tokenizer(), "lengths": LENGTHS, "seed": 0} | options
     return catalogue.open(name, data_dir=data_dir, **options)
 
@@ -27,15 +27,48 @@ def opened(catalogue: mixtures.Catalogue, name: str, data_dir: str, **options) -
 
 @given(st.lists(st.integers(1, 40_000), min_size=1, max_size=12), st.one_of(st.none(), st.integers(1, 10_000)))
 def test_rates(sizes, maximum):
-    spec = mixtures.MixtureSpec("m", ("t",)) if maximum is None else mixtures.MixtureSpec("m", ("t",), maximum)
+    tasks = tuple(f"t{number}" for number in range(len(sizes)))
+    spec = mixtures.MixtureSpec("m", tasks) if maximum is None else mixtures.MixtureSpec("m", tasks, maximum)
     stream: Any = None
-    members = [mixtures.Member("t", n, mixtures.Catalogue._rate(spec, n), stream) for n in sizes]
+    found = spec.rates(weigh(dict(zip(tasks, sizes, strict=True))))
+    members = [mixtures.Member(task, n, found[task], stream) for task, n in zip(tasks, sizes, strict=True)]
     expected = np.minimum(sizes, maximum or 3000) / np.minimum(sizes, maximum or 3000).sum()
     np.testing.assert_allclose(mixtures.OpenMixture("m", members).probabilities, expected, rtol=1e-12)
 
 
+def weigh(sizes):
+    """As `Catalogue.open` weighs tasks of so many rows."""
+    return lambda task, maximum: float(min(sizes.get(task, 0), maximum or sizes.get(task, 0)))
+
+
 def test_rate_without_a_maximum():
-    assert mixtures.Catalogue._rate(mixtures.MixtureSpec("m", ("t",), None), 29_000) == 29_000
+    assert mixtures.MixtureSpec("m", ("t",), None).rates(weigh({"t": 29_000})) == {"t": 29_000}
+
+
+def test_a_blend_keeps_shares_whatever_the_rows():
+    """Caps hold within a part; the first task keeps its weight; a task of two parts has both its rates."""
+    small, large = mixtures.MixtureSpec("small", ("a", "b"), 30), mixtures.MixtureSpec("large", ("b", "c"), None)
+    spec = holdout.blend("m", [(small, 1.0), (large, 3.0)])
+    assert spec.tasks == ("a", "b", "c")
+    found = spec.rates(weigh({"a": 10, "b": 40, "c": 160}))
+    assert found == {"a": 10.0, "b": 30.0 + 3 * 40 * 40 / 200, "c": 3 * 40 * 160 / 200}
+    # A part without data leaves its share to the others.
+    assert spec.rates(weigh({"a": 10})) == {"a": 10.0, "b": 0.0}
+    assert spec.rates(weigh({"b": 40, "c": 160})) == {"a": 0.0, "b": 30.0 + 3 * 30 * 40 / 200, "c": 3 * 30 * 160 / 200}
+
+
+@given(st.lists(st.tuples(st.integers(1, 40_000), st.floats(0.01, 10)), min_size=1, max_size=8))
+def test_parts_are_drawn_by_their_shares(parts):
+    names = [(f"{n}a", f"{n}b") for n in range(len(parts))]
+    spec = holdout.blend(
+        "m", [(mixtures.MixtureSpec("p", n), share) for n, (_, share) in zip(names, parts, strict=True)]
+    )
+    sizes = {a: count for (a, _), (count, _) in zip(names, parts, strict=True)} | {b: 7 for _, b in names}
+    found = spec.rates(weigh(sizes))
+    whole = sum(found.values())
+    for pair, (count, share) in zip(names, parts, strict=True):
+        np.testing.assert_allclose(found[pair[0]] + found[pair[1]], whole * share / sum(s for _, s in parts), rtol=1e-9)
+        np.testing.assert_allclose(found[pair[0]] * 7, found[pair[1]] * min(count, 3000), rtol=1e-9)
 
 
 def test_rates_follow_the_prepared_rows(tmp_path):
@@ -59,8 +92,10 @@ def test_nli_is_the_ten_tasks_of_the_paper():
 
 
 def test_chain_of_thought_is_a_collection_of_its_own():
-    assert CATALOGUE.mixture("cot_10templates").tasks == ("gsm8k_10templates",)
-    assert "gsm8k_10templates" not in CATALOGUE.mixture("flan2021_10templates").tasks
+    names = ("aqua", "creak", "ecqa", "esnli", "gsm8k", "qasc", "qed", "sensemaking", "strategyqa")
+    for style in ("10templates", "4templates_trigger", "2templates_trigger_five_shot"):
+        assert CATALOGUE.mixture(f"cot_{style}").tasks == tuple(f"{name}_{style}" for name in names)
+    assert not set(CATALOGUE.mixture("cot_10templates").tasks) & set(CATALOGUE.mixture("flan2021_10templates").tasks)
 
 
 def test_a_dataset_without_a_train_split_is_evaluated_and_not_trained_on(sample_dir):
@@ -209,6 +244,22 @@ def test_a_seqio_mixture_keeps_its_own_rates(tmp_path, registry):
     )
     assert [(m.name, m.rate) for m in opened(catalogue, "pair", data_dir).members] == [("one", 30.0), ("two", 10.0)]
     np.testing.assert_allclose(opened(catalogue, "both", data_dir).probabilities, [20 / 60, 30 / 60, 10 / 60])
+
+
+def test_seqio_tasks_alone_need_no_directory_of_tfds(tmp_path, registry, monkeypatch):
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    registry.TaskRegistry.add_provider("foreign", seqio_task())
+    own = mixtures.Catalogue([dataset(tmp_path, splits={"train": "train"})])
+    assert [m.rows for m in opened(own, "foreign", None).members] == [20]
+    with pytest.raises(errors.FlanError, match="no data directory"):
+        opened(own, "mini_4templates", None)
+
+
+def test_evaluation_says_that_a_seqio_task_is_none_of_ours(registry):
+    registry.TaskRegistry.add_provider("foreign", seqio_task())
+    with pytest.raises(errors.FlanError, match=r"^'foreign' is seqio's own task; evaluation asks flan_jax's tasks"):
+        mixtures.Catalogue([]).eval_tasks("foreign")
 
 
 def test_a_seqio_task_in_another_vocabulary(tmp_path, registry):

@@ -88,6 +88,17 @@ def test_a_builder_that_is_not_prepared_is_asked_offline(tmp_path):
     assert dataset.cluster == "mine"
 
 
+@pytest.mark.parametrize("name", ["rte", "wsc273", "drop"])
+def test_the_catalogue_knows_the_splits_of_a_dataset_that_is_not_prepared(name, tmp_path):
+    """RTE's own test split has no labels: a guess would name it."""
+    (tmp_path / "empty").mkdir()
+    ours = CATALOGUE[name]
+    module = "flan_jax.tasks.catalogue"
+    dataset, files = made(tmp_path, f"my_{name}", ours.tfds_name, str(tmp_path / "empty"), module=module)
+    assert (dataset.splits, dataset.train_rows) == (ours.splits, ours.train_rows)
+    assert "A guess, as the dataset" not in files[0].read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
@@ -103,6 +114,15 @@ def test_splits(rows, expected):
     builder = new_task.Builder("mini:1.0.0", features_json.Struct({}), rows, None)
     splits = new_task.choose_splits(builder, plan(text=TEXT, answer=TEXT))
     assert tuple(splits[name] for name in ("train", "validation", "test")) == expected
+
+
+def test_a_column_of_choices_without_a_label(tmp_path):
+    """They are a field like any other, and its name is no list that templates fail to show."""
+    records = [{"question": f"Which one, {i}?", "choices": ["a", "b"], "answer": "a"} for i in range(4)]
+    folder = write(tmp_path / "records", "quiz", train=records, test=records)
+    assert importer.import_datasets(folder, tmp_path / "tfds").exit_code == 0
+    _, files = made(tmp_path, "mine", "quiz", str(tmp_path / "tfds"))
+    assert "Choices: {choices}" in files[1].read_text(encoding="utf-8")
 
 
 def test_only_a_test_split():

@@ -6,6 +6,7 @@ import pytest
 from data_builders import dataset, prepare, rows, tokenizer
 
 from flan_jax import cli, errors
+from flan_jax.data import features as features_lib
 from flan_jax.data import mixtures, preview
 
 
@@ -47,7 +48,16 @@ def test_text_tokens_and_loss_mask(show):
         assert weights == [1] * len(ids)
         assert tokenizer().decode(ids) in ("yes", "no")
     assert "segment_ids" not in printed
+    assert printed.endswith("without segments; --pack shows rows as training packs them\n")
     assert "cut" not in printed
+
+
+def test_a_decoder_only_model_sees_one_stream(show):
+    printed = show(count=1, converter=features_lib.PrefixLM())
+    assert "encoder" not in printed
+    (tokens,), (weights,) = features(printed, "decoder_target_tokens"), features(printed, "decoder_loss_weights")
+    said = [int(count) for count in re.findall(r"^(?:inputs|targets), (\d+) of", printed, re.MULTILINE)]
+    assert (len(tokens), weights) == (sum(said), [0] * said[0] + [1] * said[1])
 
 
 def test_packed_rows_show_their_segments(show):
@@ -55,6 +65,7 @@ def test_packed_rows_show_their_segments(show):
     examples = int(re.findall(r"train: (\d+) examples", printed)[0])
     assert examples > 1
     assert re.findall(r"--- segment (\d+)", printed) == [str(i) for i in range(1, examples + 1)]
+    assert "--pack" not in printed
     (segments,) = features(printed.replace(" ...", ""), "encoder_segment_ids")
     assert segments == sorted(segments)
     assert segments[0] == 1

@@ -157,7 +157,8 @@ def test_by_datasets_a_cluster():
     ],
 )
 def test_tasks_of_the_flan_collection(name, style):
-    assert CATALOGUE.tasks[name].style == styles.Style(**style, budget=1920)
+    drawn = "flan2022" if style.get("shots") else ""  # what stands around exemplars
+    assert CATALOGUE.tasks[name].style == styles.Style(**style, budget=1920, delimiters=drawn)
 
 
 @pytest.mark.parametrize("name", ["rte_template_1_five_shot", "rte_template_3_one_shot", "wsc273_template_0_five_shot"])
@@ -208,6 +209,12 @@ def test_layouts_vary():
     by_mark = sum(marked.answer not in ("yes", "no") for _, marked in drawn)
     share = 25 / 35  # numberings in five shapes, and ten bullets
     assert abs(by_mark - 2000 * share) < 5 * (2000 * share * (1 - share)) ** 0.5
+
+
+def test_sentences_keep_their_own_ends():
+    blocks = [styles.mark(asked(f"{i}", ["It rained.", "Did it?", "no"], 0), i % 10)[0] for i in range(300)]
+    assert not any(end in block for block in blocks for end in ("rained..", "rained.;", "it?.", "it?;"))
+    assert {block[-1] for block in blocks} == {"o", ".", ";"}
 
 
 def test_more_options_than_letters_get_bullets():

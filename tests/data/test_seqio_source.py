@@ -20,7 +20,7 @@ def mini(tmp_path_factory):
 
 
 def read(mini, **options) -> list[dict]:
-    wrapped = seqio_tasks.to_seqio(mini[0], vocabulary.sentencepiece_vocabulary(), mini[1])
+    wrapped = seqio_source.to_seqio(mini[0], vocabulary.sentencepiece_vocabulary(), mini[1])
     return list(wrapped.get_dataset(LENGTHS, **options).as_numpy_iterator())
 
 
@@ -40,7 +40,7 @@ def test_same_examples_in_the_same_order_as_our_stream(mini, epochs):
 
 
 def test_endless(mini):
-    wrapped = seqio_tasks.to_seqio(mini[0], vocabulary.sentencepiece_vocabulary(), mini[1])
+    wrapped = seqio_source.to_seqio(mini[0], vocabulary.sentencepiece_vocabulary(), mini[1])
     found = wrapped.get_dataset(LENGTHS, split="train", shuffle=True, seed=5, num_epochs=None).take(100)
     assert ids(list(found.as_numpy_iterator())) == [(e.inputs, e.targets) for e in expected(mini, 100, 5)]
 
@@ -91,7 +91,7 @@ def test_metrics_give_a_hundred_for_right_answers(sample_dir):
         "sst2_type_2",
         "gsm8k_type_0",
     ):
-        wrapped = seqio_tasks.to_seqio(catalogue.tasks[name], vocab, sample_dir)
+        wrapped = seqio_source.to_seqio(catalogue.tasks[name], vocab, sample_dir)
         mains = [metrics.get(metric).main for metric in catalogue.tasks[name].dataset.metrics]
         assert len(mains) == len(wrapped.metric_fns) > 0
         found = list(
@@ -106,7 +106,7 @@ def test_metrics_give_a_hundred_for_right_answers(sample_dir):
 
 def test_metrics_accept_any_of_the_answers(sample_dir):
     catalogue = mixtures.Catalogue.from_modules("flan_jax.tasks.catalogue")
-    wrapped = seqio_tasks.to_seqio(
+    wrapped = seqio_source.to_seqio(
         catalogue.tasks["trivia_qa_type_0"], vocabulary.sentencepiece_vocabulary(), sample_dir
     )
     found = list(wrapped.get_dataset(LENGTHS, split="test", shuffle=False).as_numpy_iterator())
@@ -119,7 +119,7 @@ def test_metrics_accept_any_of_the_answers(sample_dir):
 def test_reversed_tasks_have_no_metric(tmp_path):
     backwards = dataset(tmp_path, templates="- {inputs: 'Make up a text.', targets: '{text}', reversed: true}\n")
     data_dir = prepare(tmp_path, "mini", train=rows(3))
-    assert not seqio_tasks.to_seqio(task(backwards, (0,)), vocabulary.sentencepiece_vocabulary(), data_dir).metric_fns
+    assert not seqio_source.to_seqio(task(backwards, (0,)), vocabulary.sentencepiece_vocabulary(), data_dir).metric_fns
 
 
 # --- Exemplars, and rank classification ---
@@ -131,7 +131,7 @@ def few(folder, name: str, **style):
 
 def test_exemplars_are_those_of_our_stream(mini):
     of, lengths = few(mini[2], "4templates_five_shot", shots=5), {"inputs": 256, "targets": 8}
-    wrapped = seqio_tasks.to_seqio(of, vocabulary.sentencepiece_vocabulary(), mini[1])
+    wrapped = seqio_source.to_seqio(of, vocabulary.sentencepiece_vocabulary(), mini[1])
     for split, options in (("train", {"shuffle": True, "num_epochs": 2}), ("validation", {"shuffle": False})):
         found = list(wrapped.get_dataset(lengths, split=split, seed=5, **options).as_numpy_iterator())
         opened = of.open(mini[1], split)
@@ -147,7 +147,7 @@ def test_exemplars_are_those_of_our_stream(mini):
 def test_rank_classification(mini, shots):
     """Each option is scored behind the same inputs; the metric groups them again."""
     of = few(mini[2], "type_0_scoring_eval", scoring=True, shots=shots)
-    wrapped = seqio_tasks.to_seqio(of, vocabulary.sentencepiece_vocabulary(), mini[1])
+    wrapped = seqio_source.to_seqio(of, vocabulary.sentencepiece_vocabulary(), mini[1])
     lengths = {"inputs": 256, "targets": 8}
     found = list(wrapped.get_dataset(lengths, split="validation", shuffle=False).as_numpy_iterator())
     said = [element["targets_pretokenized"].decode() for element in found]

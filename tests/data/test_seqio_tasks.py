@@ -215,11 +215,11 @@ def test_every_listed_name_is_found_and_names_itself():
 def test_how_many_names_there_are():
     """FLAN registers 10,984, with continuations in GPT-3's style among them, and without the Flan Collection's."""
     counts = {d.name: sum(t.startswith(f"{d.name}_") for t in CATALOGUE.tasks.names()) for d in CATALOGUE.specs}
-    free = 7 * (5 + 10) + 1 + 2 + 6 + 1 + 6  # templates, shots; all_prompts; baselines; Flan Collection
+    free = 7 * (5 + 10) + 1 + 2 + 6 + 1 + 6 + 1  # templates, shots; all_prompts; baselines; Flan Collection; OPT-IML
     scored = free + 7 * (10 + 10) + 10 + 2 + 1
     assert counts["natural_questions"] == free
     assert counts["rte"] == scored
-    assert counts["wsc273"] == (5 + 10) + 20 + 1 + 4 + 10 + 2 + 2  # without a train split nothing gives exemplars
+    assert counts["wsc273"] == (5 + 10) + 20 + 1 + 4 + 10 + 2 + 2 + 1  # without a train split nothing gives exemplars
 
 
 @pytest.mark.parametrize(
@@ -248,11 +248,23 @@ def test_styles(name, templates, options, scoring):
         ("rte_template_0to10_no_opt_zero_shot", {"templates": tuple(range(10)), "options": False, "budget": 1920}),
         (
             "rte_template_0to10_x_shot",
-            {"templates": tuple(range(10)), "shots": 25, "exemplars": styles.MATCHING, "budget": 1920},
+            {
+                "templates": tuple(range(10)),
+                "shots": 25,
+                "exemplars": styles.MATCHING,
+                "delimiters": "flan2022",
+                "budget": 1920,
+            },
         ),
         (
             "rte_template_mix_five_shot",
-            {"templates": tuple(range(10)), "shots": 5, "exemplars": styles.OWN, "budget": 1920},
+            {
+                "templates": tuple(range(10)),
+                "shots": 5,
+                "exemplars": styles.OWN,
+                "delimiters": "flan2022",
+                "budget": 1920,
+            },
         ),
         ("rte_no_template", {"templates": (0,), "options": False, "wording": styles.NOTHING}),
         ("rte_dataset_name", {"templates": (0,), "options": False, "wording": styles.NAME}),
@@ -305,7 +317,8 @@ def test_baselines(name, text):
 def test_every_baseline_renders(sample_dir):
     for found in CATALOGUE.specs:
         plain = CATALOGUE.tasks[f"{found.name}_no_template"]
-        f = next(plain.open(sample_dir, "test").in_order())
+        split = "test" if "test" in found.splits else "validation"
+        f = next(plain.open(sample_dir, split).in_order())
         assert f.inputs
         assert f.targets == f.example.answer.strip()
 

@@ -23,7 +23,7 @@ def seqio_task(name: str = "foreign", count: int = 20, keep: int = 20, vocab=Non
     def dataset_fn(split, shuffle_files, seed=None):
         return tf.data.Dataset.range(count).map(lambda i: {"inputs": tf.strings.as_string(i), "targets": "yes"})
 
-    vocab = vocab or vocabulary.sentencepiece_vocabulary()
+    vocab = vocab or vocabulary.as_seqio(vocabulary.sentencepiece_vocabulary())
     feature = seqio.Feature(vocab, add_eos=True)
     return seqio.Task(
         name,

@@ -16,11 +16,16 @@ OTHER = "- inputs: |-\n    {text} Well?\n\n    {options}\n  targets: '{answer}'\
 
 
 def test_shipped_templates_have_no_problem(sample_dir):
-    specs = mixtures.Catalogue.from_modules("flan_jax.tasks.catalogue").specs
-    assert len(specs) == 71
+    catalogue = mixtures.Catalogue.from_modules("flan_jax.tasks.catalogue")
+    specs = list(catalogue.specs)
+    assert len(specs) == 86
     seen = {found.name: template_lint.examples(found, [sample_dir]) for found in specs}
     assert all(len(found) > 10 for found in seen.values())
     assert [problem for found in specs for problem in template_lint.lint(found, seen[found.name])] == []
+    # Those of collections share a few files; their rows are not in the sample.
+    files = {found.templates: found for found in catalogue.blends.own.values() if found.templates}
+    assert len(files) == 4
+    assert [problem for found in files.values() for problem in template_lint.lint(found)] == []
 
 
 def test_good_templates_have_no_problem(tmp_path):
@@ -60,6 +65,19 @@ def test_options_that_no_example_has(tmp_path):
     assert template_lint.lint(of, free) == ["mini.yaml, template 1: {options} is shown, but no example has options"]
 
 
+def test_a_field_that_is_the_answer(tmp_path):
+    """A leak that no name gives away: only rows show it. One row that differs, and it is none."""
+    leaking = "- {inputs: \"{text} Label {label}.\\n{options}\", targets: '{answer}'}\n"
+    backwards = "- {inputs: 'Make up a text with label {label}.', targets: '{text}', reversed: true}\n"
+    of = dataset(tmp_path, templates=OTHER + leaking + backwards)
+    known = [spec.Example({"text": t, "label": a}, a, ("yes", "no")) for t, a in (("a", "yes"), ("b", "no"))]
+    assert template_lint.lint(of, known) == [
+        "mini.yaml, template 1: the inputs hold {label}, which is the answer of all 2 examples"
+    ]
+    other = spec.Example({"text": "c", "label": "no"}, "yes", ("yes", "no"))
+    assert template_lint.lint(of, [*known, other]) == template_lint.lint(of) == []
+
+
 def test_examples_come_from_the_first_directory_that_has_them(tmp_path, sample_dir):
     """Rows that the filter drops give none; a split that is not there is passed over."""
     records = [{"text": f"row {i}", "label": i % 2 if i else -1} for i in range(5)]
@@ -68,6 +86,58 @@ def test_examples_come_from_the_first_directory_that_has_them(tmp_path, sample_d
     found = template_lint.examples(dataset(tmp_path), [sample_dir, prepared])
     assert [example.fields["text"] for example in found] == ["row 1", "row 2", "row 3", "row 4"]
     assert template_lint.examples(dataset(tmp_path), [sample_dir]) == []
+
+
+# --- Lists that are not shown, targets that are not ranked ---
+
+
+@pytest.mark.parametrize(
+    ("inputs", "named"),
+    [
+        ("{text} Is it (A) or (B)?", "(A)"),
+        ("Which of the options above follows from {text}", "options"),
+        ("{text} Which of the choices below is right?", "choices"),
+        ("Take the best choice. {text}", "choice"),
+        ("{text} Which of the four endings is it?", "four endings"),
+        ("{text} Which option is right?", "Which option"),
+        ("{text} One option below is right.", "option below"),
+        ("Which of the phrases listed comes after {text}", "phrases listed"),
+    ],
+)
+def test_a_list_that_is_not_shown(tmp_path, inputs, named):
+    """Where a template shows the options, there are tasks that leave them out."""
+    problem = f"template 1: {named!r} points at a list that is not shown"
+    never = dataset(tmp_path, name="never", templates=GOOD + f"- {{inputs: '{inputs}', targets: '{{answer}}'}}\n")
+    assert template_lint.lint(never, SEEN) == template_lint.lint(never) == [f"never.yaml, {problem}"]
+    text = GOOD + f'- {{inputs: "{inputs}\\n{{options}}", targets: "{{answer}}"}}\n'
+    some = dataset(tmp_path, name="some", templates=text)
+    assert template_lint.lint(some, SEEN) == [f"some.yaml, {problem} where options are left out"]
+    text = f"- {{inputs: '{inputs.replace('text', 'answer')}', targets: '{{text}}', reversed: true}}\n"
+    backwards = dataset(tmp_path, name="backwards", templates=GOOD + text)
+    assert template_lint.lint(backwards, SEEN) == []
+
+
+def test_a_list_that_rows_bring_along(tmp_path):
+    """As a field; or in chain-of-thought questions, which are given the benefit of the doubt where nothing is read."""
+    listed = dataset(tmp_path, name="listed", templates="- {inputs: 'Of the choices {choices}?', targets: '{answer}'}")
+    assert template_lint.lint(listed) == []
+    text = "- {inputs: '{question} Which of the choices? {trigger}', targets: '{rationale} So {answer}.', trigger: Why so}\n"
+    of = dataclasses.replace(dataset(tmp_path, templates=text), rationale=True)
+    fields = {"question": "What is it?\n(A) a cat\n(B) a dog", "rationale": "It barks."}
+    assert template_lint.lint(of, [spec.Example(fields, "(B)")]) == template_lint.lint(of) == []
+    without = spec.Example({**fields, "question": "What is it?"}, "(B)")
+    assert "'choices' points at a list that is not shown" in template_lint.lint(of, [without])[0]
+
+
+def test_targets_that_are_not_what_is_ranked(tmp_path):
+    wordy = "- {inputs: 'Say of {text} if it is so.', targets: 'I say {answer}.'}\n"
+    backwards = "- {inputs: 'Write something.', targets: 'I write {text}.', reversed: true}\n"
+    of = dataset(tmp_path, templates=GOOD + wordy + backwards)
+    assert template_lint.lint(of) == [
+        "mini.yaml, template 1: the targets are 'I say {answer}.'; expected {answer} alone, since options are ranked bare"
+    ]
+    # Where no template shows options, answers are generated and nothing is ranked.
+    assert template_lint.lint(dataset(tmp_path, name="free", templates=wordy)) == []
 
 
 # --- Rules of single templates ---

@@ -103,6 +103,45 @@ def test_a_file_of_the_users_own(tmp_path):
     assert len(templates.load(mapping)) == 1
 
 
+REASONED = """\
+- inputs: |-
+    {trigger}
+
+    {q}
+  trigger: " Think first. "
+  targets: "{why} So: {answer}"
+- inputs: |-
+    Q: {q}
+    A: {trigger}
+  trigger: Let's see.
+  targets: "{why} So: {answer}"
+- inputs: |-
+    Well? {trigger}
+    {q}
+
+    {options}
+  trigger: Why?
+  targets: "{why} So: {answer}"
+- {inputs: "Ask for {answer}", targets: "{q}", reversed: true}
+"""
+TURNED = '- {inputs: "{why}", targets: "{q}", reversed: true}\n'
+
+
+def test_a_phrase_that_asks_for_reasons_comes_and_goes(tmp_path):
+    path, turned = written(tmp_path, REASONED), tmp_path / "turned.yaml"
+    turned.write_text(TURNED)
+    dataset = spec.DatasetSpec("d", "c", "d:1.0.0", {}, lambda row: None, (), 1, path, inverted=str(turned))
+    loaded = templates.of(dataset)
+    asked = [templates.render(t, example(q="Is it?", why="It is."))[0] for t in loaded]
+    assert asked == [
+        *("Is it?", "Q: Is it?\nA:", "Well?\nIs it?\n\nOPTIONS:\n- yes\n- no", "Ask for yes"),
+        *("Think first.\n\nIs it?", "Q: Is it?\nA: Let's see.", "Well? Why?\nIs it?\n\nOPTIONS:\n- yes\n- no"),
+        *("Ask for yes", "It is."),
+    ]
+    assert [t.reversed for t in loaded] == [False, False, False, True] * 2 + [True]
+    assert not any(field == "trigger" for t in loaded for _, field in (*t.inputs, *t.targets))
+
+
 def test_unknown_file():
     with pytest.raises(errors.FlanError, match="unknown template file 'rtee'; did you mean 'rte'"):
         templates.load("rtee")
@@ -127,6 +166,11 @@ def test_unknown_file():
         ("- {inputs: 3, targets: b}", "expected text, got 3"),
         ("- {inputs: '{a', targets: b}", "write {{ and }} for braces"),
         ("- {inputs: 'a}', targets: b}", "write {{ and }} for braces"),
+        ("- {inputs: '{trigger}', targets: b}", "expected `trigger: TEXT` and {trigger} once in the inputs"),
+        ("- {inputs: a, targets: b, trigger: c}", "expected `trigger: TEXT` and {trigger} once in the inputs"),
+        ("- {inputs: '{trigger} {trigger}', targets: b, trigger: c}", "once in the inputs"),
+        ("- {inputs: '{trigger}', targets: '{trigger}', trigger: c}", "once in the inputs"),
+        ("- {inputs: '{trigger}', targets: b, trigger: 3}", "`trigger` expects text, got 3"),
         ("- {inputs: '{}', targets: b}", "expected a plain field name in braces, got ''"),
         ("- {inputs: '{0}', targets: b}", "got '0'"),
         ("- {inputs: '{a.__class__}', targets: b}", "got 'a.__class__'"),

@@ -96,3 +96,37 @@ def test_same_file_gives_equal_vocabularies():
     one, other = vocabulary.sentencepiece_vocabulary(), vocabulary.sentencepiece_vocabulary(vocabulary.embedded_path())
     assert one == other
     assert one != vocabulary.sentencepiece_vocabulary(extra_ids=10)
+
+
+@pytest.mark.parametrize("extra_ids", [0, 7])
+def test_it_is_seqios_vocabulary_without_seqio(extra_ids):
+    import seqio
+
+    ours = vocabulary.sentencepiece_vocabulary(extra_ids=extra_ids)
+    theirs = seqio.SentencePieceVocabulary(vocabulary.embedded_path(), extra_ids=extra_ids)
+    for name in ("vocab_size", "pad_id", "eos_id", "unk_id", "extra_ids"):
+        assert getattr(ours, name) == getattr(theirs, name), name
+    for given_text in ("Is it so? <extra_id_0> yes\n{a}", "", f"<extra_id_{extra_ids}> \u00e9"):
+        assert ours.encode(given_text) == list(theirs.encode(given_text))
+    ids = [5, 4000, ours.vocab_size - 1, ours.vocab_size + 3, 17, 1, 6]
+    assert ours.decode(ids) == theirs.decode(ids)
+    assert ours == theirs == vocabulary.as_seqio(ours)
+    assert vocabulary.fingerprint(ours) == vocabulary.fingerprint(theirs)
+    assert vocabulary.as_seqio(theirs) is theirs
+
+
+def test_another_vocabulary_has_another_fingerprint(tmp_path):
+    import seqio
+
+    one = vocabulary.sentencepiece_vocabulary()
+    copy = tmp_path / "renamed.model"
+    copy.write_bytes(one.model)
+    assert vocabulary.fingerprint(vocabulary.sentencepiece_vocabulary(str(copy))) == vocabulary.fingerprint(one)
+    others = [
+        vocabulary.sentencepiece_vocabulary(extra_ids=7),
+        seqio.ByteVocabulary(),
+        seqio.ByteVocabulary(extra_ids=9),
+    ]
+    assert len({vocabulary.fingerprint(found) for found in [one, *others]}) == 4
+    assert one != seqio.SentencePieceVocabulary(vocabulary.embedded_path(), extra_ids=7, reverse_extra_ids=False)
+    assert [vocabulary.name(found) for found in [one, others[1]]] == ["flan_jax_8k.model", "ByteVocabulary"]

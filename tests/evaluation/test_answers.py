@@ -45,15 +45,39 @@ READ_BY_HAND = [
     ("letter", "(A) is wrong. (C) fits. The answer is d) ovum", "(D)"),
     ("letter", "A dog barks and I run", None),
     ("letter", "I think it is B", "(B)"),
+    ("letter", "Sentence B is fine. The odd one is Sentence A because nobody drinks sand", "(A)"),
+    ("letter", "(A) and (B) fail. My choice is option C of five.", "(C)"),
     # Yes and no.
     ("yes_no", "Nobody knows. NO", "no"),
     ("yes_no", "The answer is no, not yes.", "no"),
     ("yes_no", "knowledge", None),
+    ("yes_no", "No dog is named, so the answer is: it is not possible to tell.", "unknown"),
+    ("yes_no", "Yes, he may. It is impossible to say.", "unknown"),
+    ("yes_no", "The verdict is no, though yes was likely.", "no"),
     # Any text.
     ("text", "It is made of wood. A wooden   Chair.", "a wooden chair"),
     ("text", "The answer is \u201cSentence A\u201d.", "sentence a"),
     ("text", "...", None),
 ]
+
+
+@pytest.mark.parametrize(
+    ("right", "text", "same"),
+    [
+        ("stress", "So the answer is stress.", True),
+        ("stress", "The best choice is Stress, because plates get full.", True),
+        ("stress", "The answer is stress. It comes with new businesses.", True),
+        ("stress", "The answer is stress relief.", False),
+        ("stress", "The answer is distress.", False),
+        ("Washington, D.C.", "Hence, the answer is Washington, D.C..", True),
+        ("it is not possible to tell", "He has no hat. The answer is no.", False),
+        ("no", "It is not possible to tell.", False),
+        ("no", "He sleeps.", None),
+        ("Sentence B", "Walls do not listen. The answer is B.", True),
+    ],
+)
+def test_same_answer(right, text, same):
+    assert answers.same_answer(right, text) is same
 
 
 @pytest.mark.parametrize(("kind", "text", "expected"), READ_BY_HAND)
@@ -72,7 +96,9 @@ def test_read_by_hand(kind, text, expected):
         ("B", "letter", "(B)"),
         ("Yes", "yes_no", "yes"),
         ("stress", "text", "stress"),
-        ("Sentence A", "text", "sentence a"),
+        ("Sentence A", "letter", "(A)"),
+        ("it is not possible to tell", "yes_no", "unknown"),
+        ("unknown", "yes_no", "unknown"),
         ("3/4", "text", "3/4"),
         ("12 apples", "text", "12 apples"),
     ],

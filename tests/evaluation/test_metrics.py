@@ -121,7 +121,14 @@ def test_rank_classification_counts_the_best_and_not_its_place(examples, random)
         order = list(range(len(row)))
         random.shuffle(order)
         shuffled.append(([row[index] for index in order], {order.index(index) for index in right}))
-    wanted = {"accuracy": 100 * sum(expected) / len(examples), "ties": 100 * ties / len(examples)}
+    close = [
+        row.count(max(row)) == 1 < sum(max(row) - value < metrics.NEAR_TIE for value in row) for row, _ in examples
+    ]
+    wanted = {
+        "accuracy": 100 * sum(expected) / len(examples),
+        "ties": 100 * ties / len(examples),
+        "near_ties": 100 * sum(close) / len(examples),
+    }
     for given_examples in (examples, shuffled):
         scores, right = zip(*given_examples, strict=True)
         assert metrics.rank_classification_accuracy(scores, right) == pytest.approx(wanted)
@@ -129,8 +136,10 @@ def test_rank_classification_counts_the_best_and_not_its_place(examples, random)
 
 def test_rank_classification_literals_and_refusals():
     assert metrics.rank_classification_accuracy([[-1, -2], [-3, -1], [-1, -1]], [{0}, {0}, {1}]) == pytest.approx(
-        {"accuracy": 50.0, "ties": 100 / 3}
+        {"accuracy": 50.0, "ties": 100 / 3, "near_ties": 0.0}
     )
+    scores = [[-1.0, -1.005], [-1.0, -1.02], [-1.0, -1.0, -1.005]]
+    assert metrics.rank_classification_accuracy(scores, [{0}] * 3)["near_ties"] == pytest.approx(100 / 3)
     for scores, right, message in [
         ([[-1.0, math.nan]], [{0}], "example 0 has a score that is NaN"),
         ([[-1.0], []], [{0}, {0}], "example 1 has no options"),
@@ -142,9 +151,9 @@ def test_rank_classification_literals_and_refusals():
 
 
 def test_answer_accuracy_reads_the_answers():
-    targets = ["1250", "24", "7", "3"]
-    predictions = ["It costs $1,250.00.", "I think 12 * 2 = 24, so the answer is 25.", "no idea", "1 + 2 = 3"]
-    assert metrics.answer_accuracy(targets, predictions) == {"answer_accuracy": 50.0, "unparsed": 25.0}
+    targets = [["1250"], ["24"], ["7"], ["3", "three"], ["in 1874", "1874"]]
+    predictions = ["It costs $1,250.00.", "I think 12 * 2 = 24, so the answer is 25.", "no idea", "1 + 2 = 3", "1874"]
+    assert metrics.answer_accuracy(targets, predictions) == {"answer_accuracy": 60.0, "unparsed": 20.0}
 
 
 YES_NO = st.sampled_from(["yes", "no"])
@@ -257,7 +266,7 @@ def test_record_is_squads_score_of_the_best_entity():
 
 # A right answer and what a perfect prediction of it scores; 100 if nothing else is said.
 PERFECT = {
-    "answer_accuracy": (["24"], ["24"]),
+    "answer_accuracy": ([["24"]], ["24"]),
     "f1_and_accuracy": (["yes", "no"], ["yes", "no"]),
     "multirc": ([metrics.Grouped("a", "yes"), metrics.Grouped("a", "no")], ["yes", "no"]),
     "pearson_spearman": (["1", "2.5"], ["1", "2.5"]),
@@ -282,7 +291,7 @@ def test_wrong_shapes_are_refused():
             metric.function([], [])
         with pytest.raises(ValueError, match="1 targets and 0 predictions"):
             metric.function(["a"], [])
-    for name in ("trivia_qa", "squad", "record", "multi_reference_rouge"):
+    for name in ("trivia_qa", "squad", "record", "multi_reference_rouge", "answer_accuracy"):
         for targets in ["x", ["x"], [[]]]:
             with pytest.raises(errors.FlanError, match=f"{name}: target 0 .* expected a list of accepted answers"):
                 metrics.get(name).function(targets, ["x"])

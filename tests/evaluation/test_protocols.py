@@ -10,7 +10,7 @@ import pytest
 
 from flan_jax.data import seqio_tasks, spec, styles
 from flan_jax.evaluation import metrics, protocols
-from flan_jax.inference import decode, score
+from flan_jax.inference import batches, choices, decode, generate, score, settings
 from flan_jax.models import api, presets
 
 CONFIG = presets.t5_config("tiny", vocab_size=256, num_encoder_layers=1, num_decoder_layers=1, dropout_rate=0.5)
@@ -26,6 +26,9 @@ class Letters:
 
     def encode(self, texts):
         return [[ord(character) for character in text] for text in texts]
+
+    def encode_again(self, text):
+        return self.encode([text])[0]
 
     def decode(self, ids):
         return "".join(map(chr, ids))
@@ -70,13 +73,38 @@ def alone(params, inputs, option):
     return sum(logs[place, token] for place, token in enumerate(target))
 
 
-def ask(params, protocol, batch_size=4, examples=QUESTIONS, lengths=LENGTHS) -> Any:
+def answers(params, ranked, batch_size=4, examples=QUESTIONS, lengths=LENGTHS, **given) -> list[Any]:
+    """(the question as asked, the answer) of each example."""
     put = functools.partial(jax.tree.map, jnp.asarray)
-    return list(protocol(CONFIG, params, examples, Letters(), lengths, batch_size, put))
+    generator = generate.Generator(
+        CONFIG,
+        params,
+        Letters(),  # type: ignore[arg-type]
+        inputs_length=lengths["inputs"],
+        batch_size=batch_size,
+        put=put,
+    )
+    model = choices.Chooser(generator, targets_length=lengths["targets"], **given) if ranked else generator
+    prompts = [record.prompt for record in protocols.records(examples, generator.tokenizer, lengths, ranked=ranked)]
+    found = dict(model.answers(prompts, settings.Settings(max_tokens=lengths["targets"])))  # type: ignore[arg-type]
+    return [(examples[number], found[number]) for number in range(len(examples))]
+
+
+def option_scores(params, batch_size=4, **given):
+    """The scores of each question's options, in the order of the options."""
+    found = []
+    for asked, answer in answers(params, True, batch_size, **given):
+        of = dict(zip(answer.texts, answer.scores, strict=True))
+        found.append([of[option] for option in asked.example.options])
+    return found
+
+
+def texts_of(params, batch_size=4, **given):
+    return [answer.text for _, answer in answers(params, False, batch_size, **given)]
 
 
 def test_options_score_as_they_do_alone(params):
-    scores = ask(params, protocols.option_scores)
+    scores = option_scores(params)
     assert [len(row) for row in scores] == [len(q.example.options) for q in QUESTIONS]
     for row, asked in zip(scores, QUESTIONS, strict=True):
         expected = [alone(params, asked.inputs, option) for option in asked.example.options]
@@ -85,12 +113,12 @@ def test_options_score_as_they_do_alone(params):
 
 @pytest.mark.parametrize(("batch_size", "bucket"), [(1, 64), (5, 8), (32, 32)])
 def test_neither_batches_nor_buckets_change_an_answer(params, monkeypatch, batch_size, bucket):
-    scores, texts = ask(params, protocols.option_scores), ask(params, protocols.generate)
+    scores, texts = option_scores(params), texts_of(params)
     assert any(texts)
-    monkeypatch.setattr(protocols, "SMALLEST_BUCKET", bucket)
-    for ours, expected in zip(ask(params, protocols.option_scores, batch_size), scores, strict=True):
+    monkeypatch.setattr(batches, "SMALLEST_BUCKET", bucket)
+    for ours, expected in zip(option_scores(params, batch_size), scores, strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-5)
-    assert ask(params, protocols.generate, batch_size) == texts
+    assert texts_of(params, batch_size) == texts
 
 
 def test_generation_takes_the_likeliest_token_again_and_again(params):
@@ -110,44 +138,70 @@ def test_generation_takes_the_likeliest_token_again_and_again(params):
             said.append(token)
         return "".join(map(chr, said))
 
-    texts = ask(params, protocols.generate, examples=QUESTIONS[:2])
+    texts = texts_of(params, examples=QUESTIONS[:2])
     assert texts == [by_hand(SHORT), by_hand(LONG)]
 
 
 def test_an_answer_ends_where_the_model_ends_it(params, monkeypatch):
     said = np.asarray([[104, 105, EOS, 0, 0], [EOS, 0, 0, 0, 0], [104, 105, 104, 105, 104], [104, 0, 105, EOS, 0]])
-    monkeypatch.setattr(decode, "greedy", lambda *args, **kwargs: said)
-    assert ask(params, protocols.generate, examples=[question(SHORT)] * 4) == ["hi", "", "hihih", "h"]
+    monkeypatch.setattr(decode, "advance", lambda config, params, state, *_, **__: state._replace(tokens=said))
+    found = texts_of(params, examples=[question(SHORT)] * 4, lengths={"inputs": 64, "targets": 5})
+    assert found == ["hi", "", "hihih", "h"]
 
 
 def test_a_batch_is_as_long_as_its_examples_need(params, monkeypatch):
-    shapes = []
+    read, rows = [], []
+    reads, follows = score.read, score.continuation_log_likelihood
 
-    def scored(config, params, batch):
-        shapes.append({name: value.shape for name, value in batch.items()})
-        return np.zeros(4)
+    def seen(config, params, inputs):
+        read.append(inputs["encoder_input_tokens"].shape)
+        return reads(config, params, inputs)
 
-    monkeypatch.setattr(score, "score_targets", scored)
-    ask(params, protocols.option_scores)
-    # Seven short pairs and five long ones: a batch of short ones takes 32 of the 64 tokens. Targets take all 16 allowed.
-    assert [shape["encoder_input_tokens"] for shape in shapes] == [(4, 32), (4, 64), (4, 64)]
-    assert {shape["decoder_target_tokens"] for shape in shapes} == {(4, 16)}
+    def followed(config, params, cache, first_B, batch):
+        rows.append(batch["decoder_target_tokens"].shape)
+        return follows(config, params, cache, first_B, batch)
+
+    monkeypatch.setattr(score, "read", seen)
+    monkeypatch.setattr(score, "continuation_log_likelihood", followed)
+    option_scores(params, batch_size=3)
+    # Three short questions, which take 32 of the 64 tokens, and two long ones, each read once. Options of 4 + 14, 4 and
+    # 4 + 4 + 4 + 4 tokens share a row of 24, the next multiple of 8; of 4 + 4 + 14 and 14 + 4, too.
+    assert (read, rows) == ([(3, 32), (3, 64)], [(3, 24), (3, 24)])
+
+
+def test_options_that_fill_more_than_a_row_score_the_same(params, monkeypatch):
+    expected = option_scores(params)
+    monkeypatch.setattr(score, "ROW", 6)  # one option a row, and one that is longer than a row
+    monkeypatch.setattr(score, "PROJECTED", 8)  # and their logits in pieces
+    jax.clear_caches()
+    for ours, whole in zip(option_scores(params), expected, strict=True):
+        np.testing.assert_allclose(ours, whole, rtol=1e-5)
+
+
+def test_the_mean_of_a_token_is_asked_for_by_name(params):
+    asked = [question(SHORT, ("yes", "no, it is not"))]
+    ((_, answer),) = answers(params, True, examples=asked)
+    assert dict(zip(answer.texts, map(len, answer.tokens), strict=True)) == {"yes": 4, "no, it is not": 14}
+    ((first, second),) = option_scores(params, examples=asked)
+    assert option_scores(params, examples=asked, normalize_by_target_length=True) == [[first / 4, second / 14]]
 
 
 def test_too_long_inputs_are_cut_and_keep_their_end_token(params):
     long = question("x" * 100, ("yes", "no!"))
     cut = question("x" * 63, ("yes", "no!"))
-    assert ask(params, protocols.option_scores, examples=[long]) == ask(params, protocols.option_scores, examples=[cut])
+    assert option_scores(params, examples=[long]) == option_scores(params, examples=[cut])
 
 
 @pytest.fixture
 def likes_short_options(monkeypatch):
     """In place of the model: the score of an option is minus its length in tokens, its end token included."""
 
-    def scored(config, params, batch):
-        return -np.asarray(batch["decoder_target_tokens"] > 0).sum(axis=1).astype(np.float32)
+    def scored(config, params, cache, first, batch):
+        tokens = np.asarray(batch["decoder_target_tokens"] > 0)
+        return -tokens.astype(np.float32), tokens
 
-    monkeypatch.setattr(score, "score_targets", scored)
+    monkeypatch.setattr(score, "read", lambda *_: (None, None))
+    monkeypatch.setattr(score, "continuation_log_likelihood", scored)
 
 
 def test_hand_made_scores_give_the_accuracy_counted_by_hand(likes_short_options):
@@ -157,10 +211,10 @@ def test_hand_made_scores_give_the_accuracy_counted_by_hand(likes_short_options)
         question(SHORT, ("entailment", "it is", "x"), ("x",)),  # right
         question(LONG, ("ab", "cd", "efg"), ("cd",)),  # two options tie: half
     ]
-    scores = ask(None, protocols.option_scores, examples=examples)
+    scores = option_scores(None, examples=examples)
     assert scores == [[-3, -4], [-6, -4], [-11, -6, -2], [-3, -3, -4]]
     right = [{list(e.example.options).index(e.example.answer)} for e in examples]
-    assert metrics.rank_classification_accuracy(scores, right) == {"accuracy": 62.5, "ties": 25.0}
+    assert metrics.rank_classification_accuracy(scores, right) == {"accuracy": 62.5, "ties": 25.0, "near_ties": 0.0}
 
 
 def test_options_and_answers_are_asked_for_behind_the_exemplars(params, tmp_path):
@@ -178,6 +232,6 @@ def test_options_and_answers_are_asked_for_behind_the_exemplars(params, tmp_path
     examples, lengths = list(taken.in_order()), {"inputs": 160, "targets": 16}
     prompts = seqio_tasks.prompts(examples, Letters(), lengths)
     assert all(prompt.count("Is r") == 3 for prompt in prompts)
-    found = ask(params, protocols.option_scores, examples=examples, lengths=lengths)
+    found = option_scores(params, examples=examples, lengths=lengths)
     for scores, prompt in zip(found, prompts, strict=True):
         np.testing.assert_allclose(scores, [alone(params, prompt, option) for option in ("yes", "no")], atol=2e-4)

@@ -84,7 +84,7 @@ def test_an_override_of_zero_dropout_is_not_taken_for_absent():
         (lambda: presets.t5_config(None, emb_dim=4), "missing: .*vocab_size"),
         (lambda: presets.t5_config("tiny", dtype="float16"), "did you mean 'bfloat16'"),
         (lambda: presets.t5_config("tiny", remat_policy="minimum"), "did you mean 'minimal'"),
-        (lambda: presets.t5_config("tiny", mlp_activations=("geglu",)), "unknown activation"),
+        (lambda: presets.t5_config("tiny", mlp_activations=("geglu",)), "unknown mlp_activations"),
         (lambda: presets.t5_config("tiny", dropout_rate=1.0), "dropout_rate"),
         (lambda: presets.t5_config("tiny", num_heads=0), "num_heads must be at least 1, given 0"),
     ],

@@ -26,7 +26,8 @@ _TEXT = st.one_of(
     st.text(st.characters(exclude_categories=("Cs",)), max_size=12),
 )
 # What the sources promise about single columns beyond their types, by TFDS name. Without the marks all rows are dropped.
-_PROMISED: dict[str, dict[str, st.SearchStrategy]] = {
+_YES_NO = st.sampled_from(["yes", "no", "no "])
+_PROMISED: dict[str, dict[str, Any]] = {
     "super_glue/copa": {"question": st.sampled_from(["cause", "effect"])},
     "super_glue/record": {
         "query": st.tuples(_TEXT, _TEXT).map("@placeholder".join),
@@ -44,6 +45,27 @@ _PROMISED: dict[str, dict[str, st.SearchStrategy]] = {
 # Exactly four choices, none of them blank, is all that gets through.
 _CHOICE = st.sampled_from(["a comb", "a lens", "{answer}", " {b}\n", ""])
 _CHOICES = st.lists(_CHOICE, min_size=4, max_size=5).map(lambda texts: {"text": texts, "label": [*range(len(texts))]})
+_QASC = _CHOICES.map(lambda choices: choices | {"label": [*"ABCDE"][: len(choices["text"])]})
+_PROMISED |= {
+    "cot_aqua": {
+        "question": _TEXT.map("{}\nOptions:\n(A) one\n(B) {{b}}\n(C) 3".format),
+        "answer": st.sampled_from(["(A)", "(C)", "(D)"]),
+    },
+    "cot_creak": {"question": _TEXT.map('Is it so?\n"{}"'.format), "answer": _YES_NO},
+    "cot_ecqa": {"question": _TEXT.map("{}\nOptions:\n- ice\n- {{answer}}".format), "answer": st.just("{answer}")},
+    "cot_sensemaking": {
+        "question": st.tuples(_TEXT, _TEXT).map(lambda t: '- Sentence A: "{}"\n- Sentence B: "{}"\n'.format(*t)),
+        "answer": st.sampled_from(["Sentence A", "Sentence B"]),
+    },
+    "cot_strategyqa": {"answer": _YES_NO},
+    "unified_qa/ai2_science_middle": {
+        "input": _TEXT.map("{}? \\n (A) ice (B) {{b}} (C) 3 (D) honey".format),
+        "output": st.sampled_from(["ice", "{b}", "honey ", "tea"]),
+    },
+    "qasc": {"choices": _QASC, "answerKey": st.sampled_from(["A", "D", "E", ""])},
+    # What else it holds is as the features say.
+    "qed": {"annotation": lambda drawn: drawn.map(lambda found: found | {"explanation_type": "single_sentence"})},
+}
 _PROMISED["ai2_arc/ARC-Challenge"] = _PROMISED["ai2_arc/ARC-Easy"] = {"choices": _CHOICES}
 
 
@@ -82,11 +104,13 @@ def _rows(tfds_name: str, data_dir: str) -> st.SearchStrategy[dict[str, Any]]:
     schema = features_json.from_features(tfds.builder_from_directory(directory).info.features)
     assert isinstance(schema, features_json.Struct)
     columns = {name: _values(inner) for name, inner in schema.fields.items()}
-    return st.fixed_dictionaries(columns | _PROMISED.get(tfds_name.split(":")[0], {}))
+    for name, promised in _PROMISED.get(tfds_name.split(":")[0], {}).items():
+        columns[name] = promised(columns[name]) if callable(promised) else promised
+    return st.fixed_dictionaries(columns)
 
 
 def _check(dataset: spec.DatasetSpec, example: spec.Example) -> None:
-    loaded = templates.load(dataset.templates)
+    loaded = templates.of(dataset)
     shown = any(template.shows_options for template in loaded)
     assert bool(example.options) == shown
     assert not shown or (example.answer in example.options and set(example.answers) & set(example.options))

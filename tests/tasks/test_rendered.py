@@ -1,25 +1,11 @@
-"""A row of every dataset in every template gives exactly the text that was read and kept (tests/golden/rendered)."""
-
-import importlib.util
-import pathlib
+"""A row of every dataset in every template and in other styles gives exactly the text that was read and kept
+(tests/golden/rendered)."""
 
 import pytest
 
 from flan_jax.data import mixtures
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 SPECS = {dataset.name: dataset for dataset in mixtures.Catalogue.from_modules("flan_jax.tasks.catalogue").specs}
-
-
-@pytest.fixture(scope="module")
-def script():
-    path = ROOT / "scripts" / "update_rendered.py"
-    loading = importlib.util.spec_from_file_location(path.stem, path)
-    assert loading is not None
-    assert loading.loader is not None
-    module = importlib.util.module_from_spec(loading)
-    loading.loader.exec_module(module)
-    return module
 
 
 def test_every_dataset_has_its_file(script):

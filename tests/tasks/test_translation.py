@@ -30,10 +30,27 @@ GREETINGS = {
 }
 
 
+# The way back: the same rows, for evaluation alone.
+BACK = {"wmt14_fren": "wmt14_enfr", "wmt16_translate_de_to_en": "wmt16_translate_deen"}
+BACK["wmt16_translate_ro_to_en"] = "wmt16_translate_roen"
+
+
 def test_these_pairs_are_all():
     assert {entry.name: entry.tfds_name for entry in translation.SPECS} == {
-        name: pair[0] for name, pair in PAIRS.items()
+        **{name: pair[0] for name, pair in PAIRS.items()},
+        **{name: PAIRS[there][0] for name, there in BACK.items()},
     }
+
+
+@pytest.mark.parametrize("name", BACK)
+def test_the_way_back_has_both_sides_and_languages_exchanged(name):
+    row = {"en": " good morning", PAIRS[BACK[name]][1]: "x "}
+    there, back = SPECS[BACK[name]].example(row), SPECS[name].example(row)
+    assert (back.fields["source"], back.answer) == ("x", "good morning")
+    assert back.fields["source_language"] == there.fields["target_language"] != "English"
+    assert back.fields["target_language"] == "English"
+    assert SPECS[name].example({**row, "en": " "}) is None
+    assert (SPECS[name].splits, SPECS[name].collection) == (SPECS[BACK[name]].splits, "extra")
 
 
 @pytest.mark.parametrize("name", PAIRS)

@@ -9,6 +9,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flan_jax import preemption
 from flan_jax.training import loop
 
 ROWS, LENGTH, TOKENS = 4, 8, 50  # of every batch
@@ -31,6 +32,8 @@ class Number:
 class Recorder:
     """Stands for step, hooks and clock; the loss of step n is n."""
 
+    stop_after = 10**9
+
     def __init__(self, start: int = 0) -> None:
         self.start, self.calls, self.tags, self.now = start, [("start", start)], {}, 0.0
 
@@ -41,13 +44,13 @@ class Recorder:
         self.calls.append(("step", state + 1))
         # 10 of 40 target tokens count; the learning rate is that of the step.
         sums = {"loss": state + 1, "z_loss": 0.5, "weights": 10, "target_tokens": 40, "correct": 5}
-        sums |= {"undivided_loss": 10 * (state + 1), "learning_rate": 0.1 * (state + 1)}
+        sums |= {"undivided_loss": 10 * (state + 1), "learning_rate": 0.1 * (state + 1), "nonfinite": 0}
         return state + 1, {name: Number(value, state + 1, self.calls) for name, value in sums.items()}
 
     def batches(self):
         for number in itertools.count(self.start + 1):
             features = {"decoder_target_tokens": np.zeros((ROWS, LENGTH)), "number": number}
-            yield types.SimpleNamespace(features=features, tokens=TOKENS, state=f"after batch {number}")
+            yield types.SimpleNamespace(features=features, tokens=TOKENS, examples=[1], state=f"after batch {number}")
 
     def stats(self, step: int, tags: Any) -> None:
         self.tags.setdefault(step, {}).update(tags)
@@ -74,7 +77,7 @@ class Recorder:
             lambda features: f"batch {features['number']} on the device",
             "key",
             loop.Schedule(start=self.start, total=total, **periods),
-            hooks(self.stats, self.evaluate, self.save),
+            hooks(self.stats, self.evaluate, self.save, lambda step: step >= self.stop_after),
         )
 
     def steps_of(self, what: str) -> list[int]:
@@ -190,3 +193,42 @@ def test_waiting_for_data_is_measured_and_the_first_wait_is_told_apart(monkeypat
     recorder.run(8, stats_period=4)
     assert recorder.tags[0] == {"timing/train_iter_warmup": 30.0}
     assert [recorder.tags[step]["timing/data_wait_seconds"] for step in (4, 8)] == [4 * 0.25, 3 * 0.25]
+
+
+# --- Stopped ---
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    stop=st.integers(1, 12),
+    eval_period=st.integers(0, 4),
+    save_period=st.integers(1, 5),
+    stats_period=st.integers(1, 5),
+)
+def test_a_run_that_is_told_to_stop_saves_the_step_and_evaluates_no_more(stop, eval_period, save_period, stats_period):
+    recorder = Recorder()
+    recorder.stop_after = stop
+    assert recorder.run(12, eval_period=eval_period, save_period=save_period, stats_period=stats_period) == stop
+    assert recorder.steps_of("step") == list(range(1, stop + 1))
+    assert recorder.steps_of("save") == sorted({*range(save_period, stop + 1, save_period), stop})
+    assert recorder.steps_of("evaluate") == [at for at in range(1, stop) if eval_period and at % eval_period == 0]
+    # Every step's metrics are in some line.
+    lines = recorder.steps_of("stats")
+    assert lines[-1] == stop
+    means = zip([0, *lines], lines, strict=False)
+    assert [recorder.tags[end]["loss"] for end in lines] == [np.mean(range(start + 1, end + 1)) for start, end in means]
+
+
+def test_an_evaluation_that_is_broken_off_is_followed_by_a_save():
+    class Told(Recorder):
+        def evaluate(self, step: int, state: int) -> None:
+            super().evaluate(step, state)
+            if step == 6:
+                raise preemption.Stopped
+
+    recorder = Told()
+    assert recorder.run(20, eval_period=3, save_period=5, stats_period=4) == 6
+    assert recorder.steps_of("evaluate") == [3, 6]
+    assert recorder.steps_of("save") == [5, 6]
+    assert recorder.steps_of("stats") == [4, 6]
+    assert "timing/evaluate_seconds" not in recorder.tags[6]

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import jax
 import pytest
 
 from flan_jax.training import loss, metrics
@@ -37,7 +38,7 @@ def test_what_a_kill_cut_off_spoils_nothing(tmp_path, half):
 
 
 def test_tensorboard_forgets_what_a_restarted_run_does_again(tmp_path):
-    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    from tensorboard.backend.event_processing import event_accumulator
 
     for start, values in ((0, {1: 3.0, 2: 2.0, 3: 9.0, 4: 9.0}), (2, {3: 1.5, 4: 1.0})):
         writer = metrics.Writer(str(tmp_path), continues=start)
@@ -68,3 +69,15 @@ def test_sums_become_the_tags_of_the_steps_since_the_last_line():
     assert tags == pytest.approx({name: float(value) for name, value in loss.scalars(both, 2).items()}, rel=1e-6)
     accumulator.add({**sums, "learning_rate": 0.5})
     assert accumulator.take()["loss"] == 4.0
+
+
+def test_sums_become_tags_without_the_device_which_is_at_the_next_step():
+    sums = {"loss": 4.0, "undivided_loss": 40.0, "z_loss": 1.0, "correct": 5.0, "weights": 10.0, "target_tokens": 20.0}
+    for side, real in (("encoder", 30.0), ("decoder", 10.0)):
+        sums |= {f"examples/{side}": 2.0, f"real_tokens/{side}": real, f"all_tokens/{side}": 40.0}
+    accumulator = metrics.Accumulator(("rte",), ("nli",))
+    accumulator.add({**sums, "task_loss": [40.0], "task_weights": [10.0], "learning_rate": 0.5, "gradient_norm": 1.0})
+    with jax.transfer_guard("disallow"):
+        tags = accumulator.take()
+    assert tags["non_padding_fraction/overall"] == 0.5
+    assert tags["loss_by_task/rte"] == tags["loss_by_cluster/nli"] == 4.0

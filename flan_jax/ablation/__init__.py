@@ -1,0 +1,1 @@
+"""Ablations: a grid of gin bindings becomes runs, a table and a figure."""
