@@ -83,8 +83,8 @@ TRAIN_ROWS = 1_000  # what `flan data small-world` makes of a dataset if it is n
 
 
 # The order in which clusters are added to training for FLAN's figure 6; what is asked then is held out.
-ADDED = ("counting", "translation", "reading", "sentiment", "structure_to_text", "coreference", "facts")
-HELD_OUT = ("entailment", "comparison")
+ADDED = ("counting", "translation", "reading", "comparison", "structure_to_text", "coreference", "entailment")
+HELD_OUT = ("facts", "sentiment")
 NUMBERS_OF_CLUSTERS = (1, 2, 4, 7)
 
 
@@ -146,7 +146,7 @@ def _document(row: spec.Row) -> spec.Example:
     return spec.Example(fields={"text": row["text"]}, answer="")
 
 
-def _gaps(row: spec.Row) -> spec.Example:
+def _cut(row: spec.Row) -> spec.Example:
     return spec.Example(fields={"text": row["text"]}, answer=row["answer"])
 
 
@@ -163,18 +163,18 @@ def _text() -> tuple[spec.DatasetSpec, ...]:
         templates="",
         collection="pretraining",
     )
-    # The same text, cut where a gap can be filled from the rest of it: `small_world_gaps_1templates`.
-    gaps = dataclasses.replace(
-        text, name="small_world_gaps", tfds_name="small_world_gaps:1.0.0", example=_gaps, templates="small_world/gaps"
+    # The same text in two parts, of which the second can be told from the first: `small_world_cut_1templates`.
+    cut = dataclasses.replace(
+        text, name="small_world_cut", tfds_name="small_world_cut:1.0.0", example=_cut, templates="small_world/cut"
     )
-    return (text, gaps)
+    return (text, cut)
 
 
 def _first(count: int) -> spec.Collection:
-    """The first clusters of `ADDED`: `first_4_clusters_10templates`."""
+    """The first clusters of `ADDED`: `first_4_clusters_10templates`, or without instructions (figure 8)."""
     return spec.Collection(
         f"first_{count}_clusters",
-        {"10templates": ("10templates",)},
+        {style: (style,) for style in ("10templates", "dataset_name", "no_template")},
         members=lambda: tuple(name for cluster in ADDED[:count] for name in CLUSTERS[cluster]),
         about=f"the first {count} of the clusters that are added one after the other",
     )

@@ -91,9 +91,10 @@ class Blends:
     def _make(self, name: str) -> MixtureSpec | None:
         if name in self._blends:
             return self._blend(self._blends[name])
-        collection, _, kind = name.rpartition("_")
-        if collection in self.collections and kind in self.collections[collection].styles and self.members(collection):
-            return self._kind(spec.Part(collection, 1.0), kind)
+        for collection in self.collections.values():
+            kind = name.removeprefix(f"{collection.name}_")
+            if kind != name and kind in collection.styles and self.members(collection.name):
+                return self._kind(spec.Part(collection.name, 1.0), kind)
         whole = self.collections.get(name.removesuffix("_submix"))
         if whole is None or not whole.styles or not self.members(whole.name):
             return None

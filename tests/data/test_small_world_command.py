@@ -26,7 +26,7 @@ def test_everything_that_the_module_names_is_prepared(world):
     catalogue = mixtures.Catalogue.from_modules("flan_jax.tasks.small_world")
     for dataset in catalogue.specs:
         assert sources.PreparedDataset(str(world), dataset.tfds_name).sizes == {"train": 8, "validation": 8, "test": 8}
-    for text in ("small_world_text:1.0.0", "small_world_gaps:1.0.0"):
+    for text in ("small_world_text:1.0.0", "small_world_cut:1.0.0"):
         assert sources.PreparedDataset(str(world), text).sizes == {"train": 240, "validation": 8}
 
 
@@ -47,15 +47,15 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path):
 @pytest.mark.parametrize(
     "name",
     [
-        "flan_minus_entailment_10templates",
-        "flan_minus_entailment_dataset_name",
+        "flan_minus_facts_10templates",
+        "flan_minus_facts_dataset_name",
         "flan2021_10templates_multi_shot",
         "first_4_clusters_10templates",
         "answers_and_reasons_heldout_two_step_total",
         "small_world_text_span_corruption",
         "small_world_text_prefix_lm",
         "small_world_text_lm",
-        "small_world_gaps_1templates",
+        "small_world_cut_1templates",
     ],
 )
 def test_mixtures_give_batches(world, name):

@@ -1,6 +1,7 @@
 """The small world: every answer follows from its record, by rules written here a second time, over several seeds."""
 
 import collections
+import random
 import re
 
 import pytest
@@ -242,6 +243,10 @@ def test_guessing_is_right_as_often_as_is_stated(made):
         # Five standard deviations of so many draws.
         room = 5 * (chance * (1 - chance) / len(rows)) ** 0.5
         assert all(abs(count / len(rows) - chance) < room for count in found.values()), name
+    # As many statements as there are, of which most could be false.
+    for seed in SEEDS:
+        every_one = records.splits(world.make(seed), "fact_true", {"test": 200})["test"]
+        assert collections.Counter(row["answer"] for row in every_one) == {"yes": 36, "no": 36}
     assert set(small_world.CHANCE) == {name for name, splits in made[0].items() if "options" in splits["train"][0]}
 
 
@@ -281,6 +286,26 @@ def test_gaps_are_filled_by_what_was_cut_out():
         assert "[" not in corpus.text(document)
 
 
+def test_a_continuation_is_the_rest_of_the_document_from_a_mark_on():
+    starts = collections.Counter()
+    for number, document in enumerate(corpus.marked(world.make(0), 300)):
+        inputs, targets = corpus.continued(document, random.Random(number))
+        assert f"{inputs} {targets}".strip() == corpus.text(document)
+        assert any(targets.startswith(asked) for asked in re.findall(r"\[\[(.*?)\]\]", document))
+        starts[inputs == ""] += 1
+    assert starts[False] > 250  # nearly always there is something to be continued
+
+
+def test_text_is_cut_in_both_ways_whatever_its_kind():
+    of = world.make(0)
+    cut = list(corpus.cut(of, 600))
+    assert cut[200:] == list(corpus.cut(of, 400, first=200))
+    filled = [number for number, (inputs, _) in enumerate(cut) if "<extra_id_0>" in inputs]
+    assert 250 < len(filled) < 350
+    for document, (inputs, targets) in zip(corpus.marked(of, 600), cut, strict=True):
+        assert (inputs, targets) == corpus.gaps(document) or f"{inputs} {targets}".strip() == corpus.text(document)
+
+
 def test_what_text_answers_is_true():
     """Questions of documents have the answers that a second reading of their first sentences finds."""
     found = collections.Counter()
@@ -301,7 +326,12 @@ def test_what_text_answers_is_true():
         for who, colour, thing, answer in re.findall(r"Does (\w+) have a (\w+) (\w+)\? (yes|no)\.", text):
             assert (told(text)[who, "thing"] == (colour, thing)) == (answer == "yes"), text
             found["has"] += 1
-    assert min(found[kind] for kind in ("more", "less", "+", "-", "than", "is in", "has")) > 50
+        praised = any(f"was {word}" in text.split("? ")[0].split(" I ")[0] for word in lexicon.PRAISE)
+        for said in re.findall(r"All in all (positive|negative)\.", text):
+            assert (said == "positive") == praised, text
+            found["review"] += 1
+    kinds = ("more", "less", "+", "-", "than", "is in", "has", "review")
+    assert min(found[kind] for kind in kinds) > 30
 
 
 def test_specs():
@@ -342,13 +372,14 @@ def test_mixtures_hold_out_what_they_say():
     def datasets(name):
         return {CATALOGUE.tasks[task].dataset.name for task in CATALOGUE.mixture(name).tasks}
 
-    for cluster in ("entailment", "two_step_total"):
+    for cluster in ("facts", "two_step_total"):
         own = {dataset.name for dataset in CATALOGUE.specs if dataset.cluster == cluster}
         for style in ("10templates", "no_template", "dataset_name", "10templates_multi_shot"):
             assert not own & datasets(f"flan_minus_{cluster}_{style}")
-    assert datasets("entailment_10templates") == set(small_world.CLUSTERS["entailment"])
+    assert datasets("facts_10templates") == set(small_world.CLUSTERS["facts"])
     for count in small_world.NUMBERS_OF_CLUSTERS:
-        assert len(datasets(f"first_{count}_clusters_10templates")) == 4 * count
+        for style in ("10templates", "dataset_name", "no_template"):
+            assert len(datasets(f"first_{count}_clusters_{style}")) == 4 * count
     assert not set(small_world.HELD_OUT) & set(small_world.ADDED)
     for name in ("answers_only", "answers_and_reasons"):
         assert {"direct_change", "direct_total"} <= datasets(name)

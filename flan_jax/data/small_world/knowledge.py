@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from flan_jax.data.small_world import lexicon, passages
 from flan_jax.data.small_world.passages import Record
-from flan_jax.data.small_world.world import World
+from flan_jax.data.small_world.world import World, generator
 
 PLACE = "_place"  # in a record: a number from 0 to 1 that decides its split, where a hash of its text does not
 OPTIONS = 4
@@ -40,14 +40,14 @@ def fact_pet(world: World, rng: random.Random, number: int) -> Record:
 
 
 def fact_true(world: World, rng: random.Random, number: int) -> Record:
+    """A true statement, or one of the same person that is always the same false one: there are as many of either."""
     who = rng.choice(lexicon.PEOPLE)
     of, said = rng.choice(
         ((world.home, "{} lives in {}."), (world.job, "The job of {} is {}."), (world.pet, "The pet of {} is a {}."))
     )
-    true = passages.yes_no(number) == "yes"
-    value = of[who] if true else rng.choice(sorted({*of.values()} - {of[who]}))
+    wrong = generator(world.seed, said, lexicon.PEOPLE.index(who)).choice(sorted({*of.values()} - {of[who]}))
     return {
-        "statement": said.format(who, value),
+        "statement": said.format(who, of[who] if passages.yes_no(number) == "yes" else wrong),
         "answer": passages.yes_no(number),
         "options": passages.YES_NO,
         PLACE: world.place[who],

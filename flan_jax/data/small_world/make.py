@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 NAME = "small-world"
 PREFIX = "small_world_"  # of the names of the prepared datasets
 TEXT = "small_world_text"
-GAPS = "small_world_gaps"  # the same text, cut where something can be told from the rest
+CUT = "small_world_cut"  # the same text in two parts, of which the second can be told from the first
 VOCABULARY = "vocabulary.model"
 ROWS = 1_000
 _FIELD = re.compile(r"\{\w+\}")
@@ -88,15 +88,13 @@ def write_records(world: world_lib.World, source: pathlib.Path, sizes: dict[str,
             _write(source / keys[-1] / f"{split}.jsonl", made)
     count = _DOCUMENTS * sizes["train"]
     held = sizes["validation"]
-    for split, texts in (
-        ("train", corpus.marked(world, count)),
-        ("validation", corpus.marked(world, held, first=count)),
-    ):
-        made = list(texts)
-        _write(source / TEXT / f"{split}.jsonl", ({"text": corpus.text(document)} for document in made))
-        cut = map(corpus.gaps, made)
-        _write(source / GAPS / f"{split}.jsonl", ({"text": inputs, "answer": targets} for inputs, targets in cut))
-    keys += [TEXT, GAPS]
+    for split, size, first in (("train", count, 0), ("validation", held, count)):
+        _write(
+            source / TEXT / f"{split}.jsonl", ({"text": document} for document in corpus.documents(world, size, first))
+        )
+        cut = corpus.cut(world, size, first)
+        _write(source / CUT / f"{split}.jsonl", ({"text": inputs, "answer": targets} for inputs, targets in cut))
+    keys += [TEXT, CUT]
     (source / "MANIFEST.json").write_text(json.dumps({"datasets": [{"key": key} for key in keys]}))
 
 
