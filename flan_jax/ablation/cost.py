@@ -95,7 +95,7 @@ def _start(step: steps_lib.Step) -> str:
 def _read(files: tuple[str, ...], key: str, bindings: tuple[str, ...], start: str) -> runs.Run:
     del key
     # Mixtures are checked where steps are made; here any name will do.
-    given = ["MODEL_DIR = 'run'", "MIXTURE_OR_TASK_NAME = 'any'", *bindings, "VOCABULARY = None"]
+    given = ["MODEL_DIR = 'run'", "MIXTURE_OR_TASK_NAME = 'any'", *bindings]
     given += [f"INITIAL_CHECKPOINT_PATH = {start!r}"] if start else []
     with config.isolated():
         return plan.read(config.GinFlags(files, tuple(given), ()))
