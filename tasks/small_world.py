@@ -1,8 +1,8 @@
-"""The small world: 11 clusters of generated tasks that a model of less than a million parameters learns on a CPU.
+"""The small world: 12 clusters of generated tasks that a model of less than a million parameters learns on a CPU.
 
 `flan data small-world --out DIR` makes the records, prepares them, and writes text to pre-train on and a vocabulary; a run names
 this module in `MIXTURE_OR_TASK_MODULE`. It is not part of the catalogue, and none of its names is used there, so mixtures
-are named as FLAN 2021's: `flan2021_10templates` is all of the small world, `flan_minus_entailment_10templates` all but one
+are named as FLAN 2021's: `flan2021_10templates` is all of the small world, `flan_minus_facts_10templates` all but one
 cluster. What it stands for, by FLAN's figure 3: entailment is NLI, reading is reading comprehension, facts closed-book QA,
 comparison and counting what commonsense is there; the others have the names of their clusters.
 

@@ -7,8 +7,8 @@ do, and has no instructions and no options. What follows from the rest of the do
 
 `text` is the document without marks. `gaps` cuts out what is marked, as span corruption cuts out what it draws, and `continued`
 cuts the document in two before something marked, as a prefix language model reads it: nearly every target is then something
-that has to be looked up, counted or remembered, where of random spans few are (docs/LOG.md). Gaps are what a T5 learns from
-fastest; continuations are what an instruction is answered with, as LM-adapted T5 was trained on (FLAN-T5 starts from it).
+that has to be looked up, counted or remembered, where of random spans few are (docs/LOG.md). Gaps are what a T5 learns
+from fastest; an instruction is answered as a beginning is continued (Flan-T5 starts from a T5 that was adapted to it).
 """
 
 import random
