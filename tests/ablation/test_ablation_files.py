@@ -43,7 +43,7 @@ def test_all_of_it_resolves(name, scale):
     assert grid.differs
 
 
-@pytest.mark.parametrize("name", ("clusters.gin", "prompt_tuning.gin", "zero_shot_cot.gin"))
+@pytest.mark.parametrize("name", ["clusters.gin", "prompt_tuning.gin", "zero_shot_cot.gin"])
 def test_a_plan_and_a_dry_run_speak_of_the_sweeps_own_steps(name):
     grid = dataclasses.replace(read(name, "tiny").grid, seeds=(1,))
     assert list(steps_lib.build(grid, placeholders=True).steps) == list(steps_lib.build(grid).steps)
