@@ -76,15 +76,12 @@ def read(flags: config.GinFlags, steps: int | None = None) -> runs.Run:
     config.register()
     parsed = config.parse(flags.files, flags.bindings, flags.search_paths)
     given = {setting.param: setting.value for setting in parsed.settings if not setting.selector}
-    missing = [
-        f"{name} = {value!r}"
-        for name, value in _PLACEHOLDERS.items()
-        if name in given and (name == "VOCABULARY_FILE" or given[name] == config.Macro("gin.REQUIRED"))
-    ]
+    required = config.Macro("gin.REQUIRED")
+    missing = [f"{name} = {value!r}" for name, value in _PLACEHOLDERS.items() if given.get(name) == required]
     parsed = config.parse(flags.files, [*flags.bindings, *missing], flags.search_paths)
     problems = config_check.check(parsed, ROOT, known_macros=run_check.SHARED_MACROS)
     config_check.raise_errors(problems)
-    # Nothing is read, so there is no vocabulary; the one that ships would have more pieces than the smallest models.
+    # Nothing is read, so the model that is made has no vocabulary; one on gs:// would have to be fetched.
     nothing = ["VOCABULARY = None"] if "VOCABULARY" in given else []
     config.bind(config.parse(flags.files, [*flags.bindings, *missing, *nothing], flags.search_paths))
     run = bound_run()

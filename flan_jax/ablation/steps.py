@@ -197,12 +197,7 @@ class _Maker:
         if self._placeholders:
             required = config.Macro("gin.REQUIRED")
             macros = {setting.param: setting.value for setting in parsed.settings if not setting.selector}
-            # A vocabulary on gs:// is not opened for a plan. One on this disk stays: the steps are those of the sweep, finished or not.
-            wanted = {
-                n: v
-                for n, v in _PLACEHOLDERS.items()
-                if n in macros and (macros[n] == required or (v is None and "://" in str(macros[n])))
-            }
+            wanted = {name: value for name, value in _PLACEHOLDERS.items() if macros.get(name) == required}
             parsed = _parsed(tuple(files), {**given, **places, **wanted})
         root = _ROOTS[kind]
         # Names and types are checked here, values elsewhere: cells that differ in values alone are checked once.
